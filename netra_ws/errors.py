@@ -1,0 +1,187 @@
+"""The whole exception tree of ``netra_ws`` at one glance.
+
+::
+
+    NetraError
+    ├── ClientError          a client broke a rule; it gets an ``error`` frame and stays connected
+    ├── Refused              a connection attempt is turned down by an HTTP answer, before the 101
+    ├── ConfigError          settings that cannot be served; one clear line, then exit status 1
+    ├── AgentError           an agent speaks to its user: code and text are shown
+    │   ├── EventTooLarge    one event is above ``limits.max_event_bytes``
+    │   └── QuotaExceeded    one run said more than ``limits.max_events_per_run`` events
+    ├── RunClosed            an agent goes on after its run has ended or was sealed
+    ├── WrongThread          a run was used outside the server's Trio thread
+    ├── ServerError          ours; logged, the client is told ``INTERNAL``
+    │   ├── StoreError       the store failed or went away
+    │   ├── StoreLeased      another process has the store
+    │   └── Trimmed          a position is no longer in the memory ring
+    └── SessionError         seen by users of ``netra_ws.client``
+        ├── Rejected         the server said no for good: do not reconnect
+        ├── ConnectionLost   no connection could be made in the allowed time
+        └── CommandFailed    the server answered a command with an error
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+
+class NetraError(Exception):
+    """Root of everything that this package raises on purpose."""
+
+
+class ClientError(NetraError):
+    """A client sent something that cannot be done; it is told, and its connection goes on.
+
+    Attributes:
+        code: One of the codes of PROTOCOL §4, such as ``NOT_FOUND``.
+        text: What the client is told; never anything internal.
+        details: JSON object for programs, for example the bad fields by path.
+        retryable: Whether the same command may succeed later.
+        retry_after_s: Seconds to wait first, where that is known.
+    """
+
+    def __init__(
+        self,
+        code: str,
+        text: str,
+        *,
+        details: Mapping[str, Any] | None = None,
+        retryable: bool = False,
+        retry_after_s: float | None = None,
+    ) -> None:
+        super().__init__(f"{code}: {text}")
+        self.code = code
+        self.text = text
+        self.details = dict(details) if details else None
+        self.retryable = retryable
+        self.retry_after_s = retry_after_s
+
+
+class Refused(NetraError):
+    """A connection attempt ends with an HTTP answer instead of a 101.
+
+    Attributes:
+        status: HTTP status, 400 to 599.
+        code: A stable word for programs, such as ``TOKEN_EXPIRED``.
+        text: One sentence for people; never anything internal, never a piece of a token.
+        retry_after_s: Whole seconds for ``Retry-After``, where the refusal is temporary.
+        headers: More headers of the answer, such as ``Sec-WebSocket-Version``.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        text: str,
+        *,
+        retry_after_s: int | None = None,
+        headers: tuple[tuple[str, str], ...] = (),
+    ) -> None:
+        super().__init__(f"{status} {code}: {text}")
+        self.status = status
+        self.code = code
+        self.text = text
+        self.retry_after_s = retry_after_s
+        self.headers = headers
+
+
+class ConfigError(NetraError):
+    """The settings cannot be served; the text is one line that names the setting."""
+
+
+class AgentError(NetraError):
+    """An agent's own error that its user may read.
+
+    Any other exception of an agent is logged, and the user is told only that the agent failed.
+
+    Attributes:
+        code: A stable word for programs; ``AGENT_ERROR`` by default.
+        text: What the user is told.
+        retryable: Whether asking again may help.
+    """
+
+    def __init__(self, text: str, *, code: str = "AGENT_ERROR", retryable: bool = False) -> None:
+        super().__init__(text)
+        self.code = code
+        self.text = text
+        self.retryable = retryable
+
+
+class EventTooLarge(AgentError):
+    """One event, result or final response is above ``limits.max_event_bytes``."""
+
+    def __init__(self, what: str, size: int, limit: int) -> None:
+        super().__init__(f"{what} has {size} bytes, more than the {limit} allowed", code="EVENT_TOO_LARGE")
+
+
+class QuotaExceeded(AgentError):
+    """A run said more than it may; it is ended with ``cancelled_by: "quota"``."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text, code="QUOTA_EXCEEDED")
+
+
+class RunClosed(NetraError):
+    """The run has ended or was sealed: nothing can be said in its name any more."""
+
+
+class WrongThread(NetraError):
+    """A run was used outside the server's Trio thread; go through ``trio.from_thread``."""
+
+
+class ServerError(NetraError):
+    """Our own failure: logged in full, told to clients only as ``INTERNAL`` or ``UNAVAILABLE``."""
+
+
+class StoreError(ServerError):
+    """The store could not do its work; what was handed to it may be tried again."""
+
+
+class StoreLeased(ServerError):
+    """Another process works on this store; a second one would number events twice."""
+
+
+class Trimmed(ServerError):
+    """A position is no longer in the memory ring. Not an error of the client: go on from the store."""
+
+
+class SessionError(NetraError):
+    """What users of ``netra_ws.client`` catch."""
+
+
+class Rejected(SessionError):
+    """The server said no for good; connecting again with the same input cannot help.
+
+    Attributes:
+        status: HTTP status of the refusal, or None when it came as a close code.
+        code: A word such as ``TOKEN_EXPIRED``, or the close code as text.
+    """
+
+    def __init__(self, status: int | None, code: str, text: str) -> None:
+        super().__init__(f"{code}: {text}")
+        self.status = status
+        self.code = code
+        self.text = text
+
+
+class ConnectionLost(SessionError):
+    """No connection could be made, or made again, within the allowed time."""
+
+
+class CommandFailed(SessionError):
+    """The server answered a command with an ``error`` frame.
+
+    Attributes:
+        code: One of the codes of PROTOCOL §4.
+        retryable: Whether the same command may succeed later.
+        details: JSON object of the error frame, or None.
+    """
+
+    def __init__(self, code: str, text: str, *, retryable: bool = False, details: Mapping[str, Any] | None = None) -> None:
+        super().__init__(f"{code}: {text}")
+        self.code = code
+        self.text = text
+        self.retryable = retryable
+        self.details = dict(details) if details else None

@@ -1,0 +1,41 @@
+"""Who is here: the one fact about a client that every room may rely on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+import attrs
+
+#: What a token without ``permissions`` may do.
+DEFAULT_PERMISSIONS = frozenset({"chat", "read"})
+
+
+def _frozen_claims(claims: Mapping[str, Any]) -> Mapping[str, Any]:
+    return MappingProxyType(dict(claims))
+
+
+@attrs.frozen
+class Identity:
+    """A user as the lock let them in.
+
+    Attributes:
+        user_id: 1 to 256 characters, compared exactly.
+        permissions: ``chat``, ``read``, ``job:<id or pattern>``, ``job:publish``, ``operator``.
+        expires_at: Unix seconds after which the identity is no longer valid; None for never.
+        token_id: ``jti`` of the token, if it had one.
+        claims: All claims, read only, for agents that need more.
+    """
+
+    user_id: str = attrs.field(
+        validator=[attrs.validators.instance_of(str), attrs.validators.min_len(1), attrs.validators.max_len(256)]
+    )
+    permissions: frozenset[str] = attrs.field(default=DEFAULT_PERMISSIONS, converter=frozenset)
+    expires_at: float | None = None
+    token_id: str | None = None
+    claims: Mapping[str, Any] = attrs.field(factory=dict, converter=_frozen_claims, eq=False, repr=False)
+
+    def may(self, permission: str) -> bool:
+        """Whether this user has the permission of that exact name."""
+        return permission in self.permissions
