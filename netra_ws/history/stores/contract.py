@@ -1,0 +1,265 @@
+"""What a store must do for the recorder and the ledger.
+
+A store is written to by one task only, the recorder, in batches. It is read from anywhere. Promises
+that every driver keeps, and that ``tests/contract/test_stores.py`` checks on each:
+
+- ``write`` is one transaction: after an error nothing of the batch is there, after success all of it.
+- ``write`` is idempotent: handing over a batch again, after an error that left its fate unknown,
+  changes nothing more. Events are told apart by (stream, epoch, seq), rows by their keys.
+- What was written is seen by every read that starts after ``write`` returned.
+- Each row carries its user; no read returns a row of another user.
+- Reads and writes raise ``StoreError`` for everything that the engine beneath may raise.
+
+*Cancellation:* a cancelled ``write`` may or may not have happened; hand it over again. Reads lose nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, Protocol
+
+import attrs
+
+RunState = Literal["queued", "running", "success", "cancelled", "error", "timeout", "lost"]
+
+#: States of a run that has not ended; what a crash leaves behind.
+UNFINISHED: tuple[RunState, ...] = ("queued", "running")
+
+
+# Rows: what reads return.
+
+
+@attrs.frozen(kw_only=True)
+class StreamRow:
+    """A stream as it is kept.
+
+    Attributes:
+        key: Such as ``user:alice``.
+        epoch: Lives as long as the store keeps this stream.
+        reserved: Every seq up to here may have been used; a restart goes on behind it.
+        trimmed: Durable events up to here may have been removed; 0 when none was.
+    """
+
+    key: str
+    epoch: str
+    reserved: int
+    trimmed: int = 0
+
+
+@attrs.frozen(kw_only=True)
+class EventRow:
+    """A durable event: ``payload`` is the JSON text (UTF-8) as it went out."""
+
+    seq: int
+    type: str
+    payload: bytes
+
+
+@attrs.frozen(kw_only=True)
+class ThreadRow:
+    user_id: str
+    thread_id: str
+    title: str
+    metadata: Mapping[str, Any]
+    created_at: float
+    updated_at: float
+
+
+@attrs.frozen(kw_only=True)
+class MessageRow:
+    """``seq`` is the number of the event that made the message final: its place in the thread."""
+
+    user_id: str
+    thread_id: str
+    message_id: str
+    run_id: str | None
+    role: Literal["user", "assistant"]
+    content: str
+    created_at: float
+    seq: int
+    attachments: Sequence[Mapping[str, Any]] = ()
+
+
+@attrs.frozen(kw_only=True)
+class RunRow:
+    """``command_id`` is the client's id of the command that started it, unique for the user."""
+
+    user_id: str
+    run_id: str
+    thread_id: str
+    agent_name: str
+    message_id: str
+    state: RunState
+    created_at: float
+    started_seq: int
+    trigger: str
+    command_id: str | None = None
+    command_digest: str | None = None
+    parent_run_id: str | None = None
+
+
+# Writes: what the recorder hands over.
+
+
+@attrs.frozen(kw_only=True)
+class PutStream:
+    """Make the stream, or raise its reservation (never lower it). ``trimmed`` stays as it is."""
+
+    key: str
+    epoch: str
+    reserved: int
+
+
+@attrs.frozen(kw_only=True)
+class PutEvent:
+    key: str
+    epoch: str
+    seq: int
+    type: str
+    thread_id: str | None
+    run_id: str | None
+    created_at: float
+    payload: bytes
+
+
+@attrs.frozen(kw_only=True)
+class PutThread:
+    """Make a thread; an existing one of that id stays as it is."""
+
+    user_id: str
+    thread_id: str
+    title: str
+    metadata: Mapping[str, Any]
+    created_at: float
+
+
+@attrs.frozen(kw_only=True)
+class RenameThread:
+    user_id: str
+    thread_id: str
+    title: str
+    at: float
+
+
+@attrs.frozen(kw_only=True)
+class DeleteThread:
+    """Remove a thread, its messages and what search knows of them; its runs' ids stay used."""
+
+    user_id: str
+    thread_id: str
+
+
+@attrs.frozen(kw_only=True)
+class PutMessage:
+    """Make or replace a message, make it findable, and set the thread's ``updated_at`` to its time."""
+
+    row: MessageRow
+
+
+@attrs.frozen(kw_only=True)
+class DropMessages:
+    """Remove all messages of one run, also from search (``cancelled_by: "rollback"``)."""
+
+    user_id: str
+    run_id: str
+
+
+@attrs.frozen(kw_only=True)
+class PutRun:
+    """Make a run; an existing one of that id stays as it is."""
+
+    row: RunRow
+
+
+@attrs.frozen(kw_only=True)
+class SetRunState:
+    """Move a run on; ``at`` is Unix seconds. A run that has ended stays ended."""
+
+    user_id: str
+    run_id: str
+    state: RunState
+    at: float
+
+
+Write = (
+    PutStream | PutEvent | PutThread | RenameThread | DeleteThread | PutMessage | DropMessages | PutRun | SetRunState
+)
+
+
+class Store(Protocol):
+    """Where streams and the ledger are kept."""
+
+    #: Such as ``sqlite``; for health and logs.
+    name: str
+
+    async def open(self) -> None:
+        """Take the lease, make the schema, be ready.
+
+        Raises:
+            StoreLeased: Another process has it.
+            StoreError: It cannot be opened.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Give everything back, the lease last. May be called twice."""
+        ...
+
+    async def ping(self) -> None:
+        """Make one round trip; raise ``StoreError`` when it fails."""
+        ...
+
+    async def write(self, batch: Sequence[Write]) -> None:
+        """Carry out *batch* in order, in one transaction."""
+        ...
+
+    async def trim(self, before: float) -> Mapping[str, int]:
+        """Remove events older than *before* (Unix seconds) that belong to no unfinished run.
+
+        Of each stream a prefix is removed, never a hole: events after the first one that has to
+        stay are kept. Sets ``trimmed`` of each stream in the same transaction. Called by the recorder.
+
+        Returns:
+            Stream key → its new ``trimmed``.
+        """
+        ...
+
+    async def stream(self, key: str) -> StreamRow | None: ...
+
+    async def events(self, key: str, epoch: str, after: int, upto: int, limit: int) -> Sequence[EventRow]:
+        """Return up to *limit* durable events with ``after < seq <= upto``, ascending."""
+        ...
+
+    async def run_events(self, key: str, epoch: str, run_id: str) -> Sequence[EventRow]:
+        """Return all durable events of one run, ascending: what a restart needs to close it."""
+        ...
+
+    async def thread(self, user_id: str, thread_id: str) -> ThreadRow | None: ...
+
+    async def threads(self, user_id: str, limit: int, before: tuple[float, str] | None) -> Sequence[ThreadRow]:
+        """Return up to *limit* threads by (updated_at, thread_id) descending, below *before*."""
+        ...
+
+    async def count_threads(self, user_id: str) -> int: ...
+
+    async def messages(
+        self, user_id: str, thread_id: str, limit: int, before: int | None, upto: int
+    ) -> Sequence[MessageRow]:
+        """Return the last *limit* messages with ``seq < before`` and ``seq <= upto``, ascending by seq."""
+        ...
+
+    async def search(self, user_id: str, query: str, limit: int) -> Sequence[MessageRow]:
+        """Return the user's messages that contain every word of *query*, best first.
+
+        Words are matched whole, without regard to case, and are always literals: no operator, quote
+        or wildcard in *query* has a meaning. A query without any word finds nothing.
+        """
+        ...
+
+    async def run(self, user_id: str, run_id: str) -> RunRow | None: ...
+
+    async def run_of_command(self, user_id: str, command_id: str) -> RunRow | None: ...
+
+    async def unfinished_runs(self, limit: int) -> Sequence[RunRow]:
+        """Return up to *limit* runs whose state is ``queued`` or ``running``, of any user, oldest first."""
+        ...
