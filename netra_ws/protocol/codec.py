@@ -85,7 +85,7 @@ def make_converter() -> cattrs.Converter:
     converter.register_structure_hook_func(lambda t: t is Text, exactly(str))
     for value_type, reader in READERS.items():
         converter.register_structure_hook_func(_is(value_type), _hook(reader))
-    converter.register_structure_hook_func(lambda t: get_origin(t) is Literal, _one_of)
+    converter.register_structure_hook_func(_is_literal, _one_of)
     converter.register_structure_hook_func(lambda t: t == Mapping[str, Any], _hook(read_object))
     for class_ in (*COMMANDS, *EVENTS, *REPLIES, Attachment):
         _leave_out_none(converter, class_)
@@ -94,6 +94,11 @@ def make_converter() -> cattrs.Converter:
 
 def _is(value_type: Any) -> Callable[[Any], bool]:
     return lambda type_: type_ is value_type
+
+
+def _is_literal(type_: Any) -> bool:
+    origin: Any = get_origin(type_)
+    return origin is Literal
 
 
 def _hook(reader: Callable[[object], Any]) -> Callable[[object, object], Any]:
@@ -111,7 +116,7 @@ def _leave_out_none(converter: cattrs.Converter, class_: type[Any]) -> None:
     attrs.resolve_types(class_)
     for field in attrs.fields(class_):
         for inner in (field.type, *get_args(field.type), *(a for g in get_args(field.type) for a in get_args(g))):
-            if isinstance(inner, type) and not isinstance(inner, types.GenericAlias) and attrs.has(inner):
+            if get_origin(inner) is None and attrs.has(inner):
                 _leave_out_none(converter, inner)
     overrides = {field.name: override(omit_if_default=True) for field in attrs.fields(class_) if field.default is None}
     converter.register_unstructure_hook(
@@ -196,9 +201,9 @@ def _read_rpc(message: dict[str, Any]) -> Incoming:
         return Incoming(error=error, reply_to=reply_to, rpc=True, silent=silent)
     # JSON-RPC ids count per connection, so they never become a command's id.
     body = {name: value for name, value in params.items() if name not in ("id", "message_id", "type")}
-    command, error, type_name = _build(message.get("method"), body, "$.params.", "$.method")
+    command, wrong, type_name = _build(message.get("method"), body, "$.params.", "$.method")
     return Incoming(
-        command=command, error=error, type_name=type_name, reply_to=reply_to, rpc=True, silent=silent, body=body
+        command=command, error=wrong, type_name=type_name, reply_to=reply_to, rpc=True, silent=silent, body=body
     )
 
 
@@ -214,8 +219,8 @@ def _read_flat(message: dict[str, Any]) -> Incoming:
         body = {**message, **payload, "type": message.get("type")}
     if body.get("id") is None and body.get("message_id") is not None:
         body = {**body, "id": body["message_id"]}
-    command, error, type_name = _build(message.get("type"), body, path, "$.type")
-    return Incoming(command=command, error=error, type_name=type_name, reply_to=_id_of(body), body=body)
+    command, wrong, type_name = _build(message.get("type"), body, path, "$.type")
+    return Incoming(command=command, error=wrong, type_name=type_name, reply_to=_id_of(body), body=body)
 
 
 def _id_of(message: Mapping[str, Any]) -> str | None:

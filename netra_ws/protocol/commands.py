@@ -28,6 +28,9 @@ from netra_ws.protocol.values import (
 #: Text that a person wrote: stripped, and ``EMPTY_MESSAGE`` when nothing is left.
 Text = NewType("Text", str)
 
+DEFAULT_THREADS = Page100(50)
+DEFAULT_MESSAGES = Page200(100)
+
 OnBusy = Literal["enqueue", "reject", "interrupt", "rollback", "steer"]
 OnDisconnect = Literal["grace", "cancel", "continue"]
 StopMode = Literal["now", "after_step"]
@@ -134,7 +137,7 @@ class CreateThread(Command):
 class ListThreads(Command):
     type: ClassVar[str] = "list_threads"
 
-    limit: Page100 = Page100(50)
+    limit: Page100 = DEFAULT_THREADS
     before: str | None = None
 
 
@@ -143,7 +146,7 @@ class GetThreadHistory(Command):
     type: ClassVar[str] = "get_thread_history"
 
     thread_id: Id
-    limit: Page200 = Page200(100)
+    limit: Page200 = DEFAULT_MESSAGES
     before: str | None = None
 
 

@@ -1,0 +1,171 @@
+"""The only writer: steps go in, groups are committed, entries become visible.
+
+While one group is in the store, the next one collects; so a busy server commits large groups and
+a quiet one commits at once. A group that failed is tried again, unchanged, until it is in: the
+store tells events apart by (stream, epoch, seq), so a repeat changes nothing. Meanwhile streams
+fill up to their backlog bound and agents wait there; closing events are still taken.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable
+
+import attrs
+import trio
+
+from netra_ws.errors import StoreError
+from netra_ws.history.stores.contract import Store, Write
+from netra_ws.history.stream import Step, Streams
+
+logger = logging.getLogger(__name__)
+
+#: One group: bounded, so that the first step of a burst does not wait for the last.
+GROUP_WRITES = 2000
+GROUP_BYTES = 4 * 1024 * 1024
+#: Uncommitted bytes of all streams together; beyond it agents wait.
+BACKLOG_BYTES = 64 * 1024 * 1024
+#: Seconds between two tries of a group; doubled up to the second figure.
+RETRY_S = (0.05, 2.0)
+#: Seconds between two rounds of retention.
+TRIM_EVERY_S = 3600.0
+
+
+@attrs.frozen(kw_only=True)
+class RecorderStatistics:
+    """Numbers of the recorder at one moment.
+
+    Attributes:
+        waiting: Steps that are not committed.
+        waiting_bytes: Their size.
+        groups: Transactions committed.
+        errors: Tries that failed.
+        failing: Whether the last try failed.
+        idle_s: Seconds since the last progress while something waits; 0 when nothing does.
+    """
+
+    waiting: int
+    waiting_bytes: int
+    groups: int
+    errors: int
+    failing: bool
+    idle_s: float
+
+
+@attrs.define
+class Recorder:
+    """Commits steps in the order in which they were submitted."""
+
+    store: Store
+    retention_s: float | None = None
+    clock: Callable[[], float] = attrs.field(kw_only=True)
+    on_commit: Callable[[float], None] = lambda seconds: None
+    _steps: deque[Step] = attrs.field(factory=deque, init=False)
+    _bytes: int = 0
+    _in_flight: int = 0
+    _groups: int = 0
+    _errors: int = 0
+    _failing: bool = False
+    _moved: float = 0.0
+    _wake: trio.Event = attrs.field(factory=trio.Event, init=False)
+    _settled: trio.Event = attrs.field(factory=trio.Event, init=False)
+
+    def submit(self, step: Step) -> None:
+        """Take a step; never waits. It is committed after all that came before."""
+        if not self._steps and not self._in_flight:
+            self._moved = trio.current_time()
+        self._steps.append(step)
+        self._bytes += step.size
+        self._wake.set()
+
+    @property
+    def crowded(self) -> bool:
+        """Whether the uncommitted bytes of all streams are beyond their bound."""
+        return self._bytes > BACKLOG_BYTES
+
+    async def run(self, streams: Streams) -> None:
+        """Commit until cancelled; once an hour remove what is older than the retention."""
+        next_trim = trio.current_time() + 60.0
+        while True:
+            if not self._steps:
+                with trio.move_on_at(next_trim):
+                    await self._wake.wait()
+            self._wake = trio.Event()
+            if self._steps:
+                await self._commit_group()
+            if trio.current_time() >= next_trim:
+                next_trim = trio.current_time() + TRIM_EVERY_S
+                await self._trim(streams)
+
+    async def flush(self) -> None:
+        """Wait until everything that was submitted is committed."""
+        while self._steps or self._in_flight:
+            await self._settled.wait()
+
+    async def settle(self) -> None:
+        """Wait until the next group is committed."""
+        await self._settled.wait()
+
+    async def _commit_group(self) -> None:
+        group = self._next_group()
+        writes: list[Write] = [write for step in group for write in step.writes]
+        self._in_flight = len(group)
+        started = trio.current_time()
+        delay = RETRY_S[0]
+        while True:
+            try:
+                await self.store.write(writes)
+                break
+            except StoreError as exc:
+                self._errors += 1
+                if not self._failing:
+                    logger.error("store failed, %d writes wait: %s", len(writes), exc)
+                self._failing = True
+                await trio.sleep(delay)
+                delay = min(delay * 2, RETRY_S[1])
+        if self._failing:
+            logger.warning("store works again")
+        self._failing = False
+        self._groups += 1
+        self._in_flight = 0
+        self._moved = trio.current_time()
+        self.on_commit(self._moved - started)
+        for step in group:
+            self._bytes -= step.size
+            step.stream.committed(step.last_seq, step.reserved)
+        self._settled.set()
+        self._settled = trio.Event()
+
+    def _next_group(self) -> list[Step]:
+        group: list[Step] = []
+        writes = size = 0
+        while self._steps and writes < GROUP_WRITES and size < GROUP_BYTES:
+            step = self._steps.popleft()
+            group.append(step)
+            writes += len(step.writes)
+            size += step.size
+        return group
+
+    async def _trim(self, streams: Streams) -> None:
+        if self.retention_s is None:
+            return
+        try:
+            ends = await self.store.trim(self.clock() - self.retention_s)
+        except StoreError as exc:
+            self._errors += 1
+            logger.error("retention failed, next try in an hour: %s", exc)
+            return
+        streams.trimmed(dict(ends))
+
+    def statistics(self) -> RecorderStatistics:
+        """Return the numbers of this moment."""
+        waiting = len(self._steps) + self._in_flight
+        return RecorderStatistics(
+            waiting=waiting,
+            waiting_bytes=self._bytes,
+            groups=self._groups,
+            errors=self._errors,
+            failing=self._failing,
+            idle_s=trio.current_time() - self._moved if waiting else 0.0,
+        )
