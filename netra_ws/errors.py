@@ -179,7 +179,9 @@ class CommandFailed(SessionError):
         details: JSON object of the error frame, or None.
     """
 
-    def __init__(self, code: str, text: str, *, retryable: bool = False, details: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self, code: str, text: str, *, retryable: bool = False, details: Mapping[str, Any] | None = None
+    ) -> None:
         super().__init__(f"{code}: {text}")
         self.code = code
         self.text = text

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -14,6 +14,10 @@ DEFAULT_PERMISSIONS = frozenset({"chat", "read"})
 
 def _frozen_claims(claims: Mapping[str, Any]) -> Mapping[str, Any]:
     return MappingProxyType(dict(claims))
+
+
+def _frozen_permissions(permissions: Iterable[str]) -> frozenset[str]:
+    return frozenset(permissions)
 
 
 @attrs.frozen
@@ -31,7 +35,7 @@ class Identity:
     user_id: str = attrs.field(
         validator=[attrs.validators.instance_of(str), attrs.validators.min_len(1), attrs.validators.max_len(256)]
     )
-    permissions: frozenset[str] = attrs.field(default=DEFAULT_PERMISSIONS, converter=frozenset)
+    permissions: frozenset[str] = attrs.field(default=DEFAULT_PERMISSIONS, converter=_frozen_permissions)
     expires_at: float | None = None
     token_id: str | None = None
     claims: Mapping[str, Any] = attrs.field(factory=dict, converter=_frozen_claims, eq=False, repr=False)

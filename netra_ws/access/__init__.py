@@ -1,1 +1,37 @@
-"""."""
+"""The lock: who may come in, and how often. Pure decisions over values, with the clock handed in."""
+
+from .admission import Admission as Admission
+from .admission import Head as Head
+from .admission import Statistics as Statistics
+from .limits import AddressTable as AddressTable
+from .limits import Budgets as Budgets
+from .limits import RateLimit as RateLimit
+from .limits import ping_budget as ping_budget
+from .origins import OriginFault as OriginFault
+from .origins import OriginPolicy as OriginPolicy
+from .tokens import Verifier as Verifier
+from .tokens import choose_subprotocol as choose_subprotocol
+from .tokens import find_token as find_token
+from .tokens import is_older_client as is_older_client
+from .tokens import is_user_id as is_user_id
+from .tokens import mint as mint
+from .tokens import offered_subprotocols as offered_subprotocols
+
+__all__ = [
+    "AddressTable",
+    "Admission",
+    "Budgets",
+    "Head",
+    "OriginFault",
+    "OriginPolicy",
+    "RateLimit",
+    "Statistics",
+    "Verifier",
+    "choose_subprotocol",
+    "find_token",
+    "is_older_client",
+    "is_user_id",
+    "mint",
+    "offered_subprotocols",
+    "ping_budget",
+]

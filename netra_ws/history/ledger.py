@@ -7,6 +7,8 @@ it final, and a page is read up to the position that it names.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import attrs
 
 from netra_ws.errors import ClientError
@@ -14,6 +16,8 @@ from netra_ws.history.stores.contract import MessageRow, RunRow, Store, ThreadRo
 from netra_ws.history.stream import Stream
 from netra_ws.protocol.replies import HistoryMessage, Position, ThreadHistory, ThreadList, ThreadSummary
 
+#: Text of one page of a thread; what is older comes with the next page.
+PAGE_CHARACTERS = 2 * 1024 * 1024
 #: Characters of a message that become the title of the thread it opens.
 TITLE_LENGTH = 80
 
@@ -36,6 +40,14 @@ class Ledger:
     async def thread(self, user_id: str, thread_id: str) -> ThreadRow | None:
         """Return a user's thread, or None; another user's thread is None, too."""
         return await self.store.thread(user_id, thread_id)
+
+    async def count_threads(self, user_id: str) -> int:
+        """Return how many threads a user has."""
+        return await self.store.count_threads(user_id)
+
+    async def run_of_command(self, user_id: str, command_id: str) -> RunRow | None:
+        """Return the run that a client's command started, also before a restart."""
+        return await self.store.run_of_command(user_id, command_id)
 
     async def thread_list(self, user_id: str, limit: int, before: str | None) -> ThreadList:
         """Return a page of threads, the last used first.
@@ -67,7 +79,7 @@ class Ledger:
         upto = stream.visible
         partial = stream.partial(thread_id) if before is None else []
         rows = await self.store.messages(stream.user_id, thread_id, limit + 1, _read_seq_mark(before), upto)
-        page = rows[-limit:]
+        page = _newest(rows[-limit:])
         messages = [
             HistoryMessage(
                 id=row.message_id,
@@ -84,7 +96,7 @@ class Ledger:
             messages=messages,
             partial=partial,
             stream=Position(epoch=stream.epoch, seq=upto),
-            next=str(page[0].seq) if len(rows) > limit else None,
+            next=str(page[0].seq) if len(rows) > len(page) else None,
         )
 
     async def messages(self, user_id: str, thread_id: str, limit: int, upto: int) -> list[MessageRow]:
@@ -98,6 +110,16 @@ class Ledger:
     async def run(self, user_id: str, run_id: str) -> RunRow | None:
         """Return a run of this user that was ever started under *run_id*."""
         return await self.store.run(user_id, run_id)
+
+
+def _newest(rows: Sequence[MessageRow]) -> Sequence[MessageRow]:
+    """Return the last rows that fit into one answer, at least one."""
+    size = 0
+    for count, row in enumerate(reversed(rows)):
+        size += len(row.content) + sum(len(str(attachment)) for attachment in row.attachments)
+        if size > PAGE_CHARACTERS and count:
+            return rows[len(rows) - count :]
+    return rows
 
 
 def _read_thread_mark(mark: str | None) -> tuple[float, str] | None:

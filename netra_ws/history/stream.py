@@ -324,15 +324,20 @@ class Stream:
             return "trimmed"
         return None
 
-    def entries(self, after: int) -> Sequence[Entry]:
-        """Return the visible entries behind *after*.
+    @property
+    def first(self) -> int:
+        """The lowest seq that can be read from memory."""
+        return self._first
+
+    def entries(self, after: int, upto: int) -> Sequence[Entry]:
+        """Return the visible entries behind *after* up to *upto*.
 
         Raises:
             Trimmed: Some of them are no longer in memory.
         """
         if after + 1 < self._first:
             raise Trimmed(f"{after + 1} is before {self._first}, the first in memory")
-        return self._entries[after + 1 - self._first : self.visible + 1 - self._first]
+        return self._entries[after + 1 - self._first : min(upto, self.visible) + 1 - self._first]
 
     def partial(self, thread_id: str) -> list[PartialMessage]:
         """Return the messages of a thread that are still being said, with their text up to ``visible``."""
@@ -420,47 +425,56 @@ class Cursor:
 
     Attributes:
         seq: Everything up to here was handed out.
-        sent: Frames handed out since the position was set.
-        skipped: Numbers passed over without a frame since ``forget_skipped``: deltas that were not kept.
+        origin: Where the position was last set.
+        sent: Frames handed out since then.
     """
 
     stream: Stream
     store: Store
     seq: int
+    origin: int = attrs.field(init=False)
     sent: int = 0
-    skipped: int = 0
     _ahead: deque[tuple[int, bytes]] = attrs.field(factory=deque)
     _upto: int = 0
     _fulls: deque[tuple[int, bytes]] = attrs.field(factory=deque)
     _read: int = 0
 
+    def __attrs_post_init__(self) -> None:
+        self.origin = self.seq
+
     def move(self, seq: int) -> None:
         """Set the position; what was read ahead is forgotten."""
-        self.seq = seq
-        self.sent = self.skipped = self._upto = self._read = 0
+        self.seq = self.origin = seq
+        self.sent = self._upto = self._read = 0
         self._ahead.clear()
         self._fulls.clear()
 
     @property
     def pending(self) -> bool:
         """Whether there is anything to hand out."""
-        return self.seq < self.stream.visible or bool(self._ahead)
+        return self.seq < self.stream.visible
 
-    def take(self, room: int) -> list[bytes]:
+    @property
+    def must_refill(self) -> bool:
+        """Whether ``take`` would raise ``Trimmed``."""
+        if self._ahead:
+            return False
+        return self._read < self._upto or (not self._upto and self.seq + 1 < self.stream.first)
+
+    def take(self, room: int, upto: int | None = None) -> list[bytes]:
         """Return the next frames, together about *room* bytes: at least one when any is pending.
+
+        Args:
+            upto: Stop behind this seq, so that something can be said right there.
 
         Raises:
             Trimmed: The position fell off the ring; ``await refill()`` and take again.
         """
-        if self._ahead:
-            return self._take_ahead(room)
+        end = self.stream.visible if upto is None else min(upto, self.stream.visible)
         if self._upto:
-            if self._read < self._upto:
-                raise Trimmed("more is in the store")
-            self._skip_to(self._upto)
-            self._upto = 0
+            return self._take_ahead(room, end)
         frames: list[bytes] = []
-        entries = self.stream.entries(self.seq)
+        entries = self.stream.entries(self.seq, end)
         merge = len(entries) > MERGE_BEHIND
         position = 0
         while position < len(entries) and room > 0:
@@ -475,21 +489,26 @@ class Cursor:
         self.sent += len(frames)
         return frames
 
-    def _take_ahead(self, room: int) -> list[bytes]:
-        frames = []
-        while self._ahead and room > 0:
-            seq, frame = self._ahead.popleft()
-            self._skip_to(seq - 1)
-            self.seq = seq
-            self.sent += 1
+    def _take_ahead(self, room: int, end: int) -> list[bytes]:
+        frames: list[bytes] = []
+        while self._ahead and room > 0 and self._ahead[0][0] <= end:
+            self.seq, frame = self._ahead.popleft()
             frames.append(frame)
             room -= len(frame)
+        self.sent += len(frames)
+        # Numbers between what was read are deltas that were not kept: pass over them.
+        known = self._ahead[0][0] - 1 if self._ahead else self._read
+        self.seq = max(self.seq, min(known, end))
+        if self.seq >= self._upto:
+            self._upto = 0
+        elif not frames and not self._ahead and self._read < self._upto:
+            raise Trimmed("more is in the store")
         return frames
 
-    def _skip_to(self, seq: int) -> None:
-        if seq > self.seq:
-            self.skipped += seq - self.seq
-            self.seq = seq
+    @property
+    def refill_end(self) -> int:
+        """Up to which seq the store is being read; 0 when it is not."""
+        return self._upto
 
     async def refill(self) -> None:
         """Read the next chunk from the store.
@@ -575,6 +594,16 @@ class Streams:
             ring_events=self.ring_events,
             ring_bytes=self.ring_bytes,
         )
+
+    def pinned(self, user_id: str) -> Stream:
+        """Pin a stream once more that is in memory already.
+
+        Raises:
+            KeyError: It is not; ``open`` it first.
+        """
+        stream = self._streams[f"user:{user_id}"]
+        stream.pins += 1
+        return stream
 
     def release(self, stream: Stream) -> None:
         """Give a pin back; idle streams beyond the bound are forgotten."""

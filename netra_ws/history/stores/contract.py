@@ -8,7 +8,10 @@ that every driver keeps, and that ``tests/contract/test_stores.py`` checks on ea
   changes nothing more. Events are told apart by (stream, epoch, seq), rows by their keys.
 - What was written is seen by every read that starts after ``write`` returned.
 - Each row carries its user; no read returns a row of another user.
-- Reads and writes raise ``StoreError`` for everything that the engine beneath may raise.
+- Reads and writes raise ``StoreError`` for everything that the engine beneath may raise, for what
+  cannot be kept (metadata that is no JSON), and when the store is not open. The text is one line.
+- A text is given back as it was handed over, also with NUL characters or lone surrogates in it.
+- A *limit* of 0 or less finds nothing.
 
 *Cancellation:* a cancelled ``write`` may or may not have happened; hand it over again. Reads lose nothing.
 """
@@ -19,6 +22,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Protocol
 
 import attrs
+
+#: What a committed write survives: ``process`` the death of this process, ``power`` also that of the machine.
+Durability = Literal["process", "power"]
 
 RunState = Literal["queued", "running", "success", "cancelled", "error", "timeout", "lost"]
 
@@ -103,7 +109,10 @@ class RunRow:
 
 @attrs.frozen(kw_only=True)
 class PutStream:
-    """Make the stream, or raise its reservation (never lower it). ``trimmed`` stays as it is."""
+    """Make the stream, or raise its reservation (never lower it). ``trimmed`` stays as it is.
+
+    A stream keeps its epoch: a write that names another one changes nothing.
+    """
 
     key: str
     epoch: str
@@ -112,6 +121,8 @@ class PutStream:
 
 @attrs.frozen(kw_only=True)
 class PutEvent:
+    """Keep a durable event; the first one of its (stream, epoch, seq) stays. Its stream is made before."""
+
     key: str
     epoch: str
     seq: int
@@ -135,6 +146,8 @@ class PutThread:
 
 @attrs.frozen(kw_only=True)
 class RenameThread:
+    """Give a thread another title, and raise its ``updated_at`` to *at*; an unknown one stays unknown."""
+
     user_id: str
     thread_id: str
     title: str
@@ -151,7 +164,11 @@ class DeleteThread:
 
 @attrs.frozen(kw_only=True)
 class PutMessage:
-    """Make or replace a message, make it findable, and set the thread's ``updated_at`` to its time."""
+    """Make or replace a message, make it findable, and raise the thread's ``updated_at`` to its time.
+
+    A message is known by (user, message id). In a thread that is not there nothing happens, so what
+    a run says after its thread was deleted does not come back.
+    """
 
     row: MessageRow
 
@@ -166,7 +183,7 @@ class DropMessages:
 
 @attrs.frozen(kw_only=True)
 class PutRun:
-    """Make a run; an existing one of that id stays as it is."""
+    """Make a run; where the user has one of that id or of that ``command_id``, it stays and nothing is made."""
 
     row: RunRow
 
@@ -218,9 +235,10 @@ class Store(Protocol):
 
         Of each stream a prefix is removed, never a hole: events after the first one that has to
         stay are kept. Sets ``trimmed`` of each stream in the same transaction. Called by the recorder.
+        An unfinished run is known by its id alone: one of another user, too, may hold a stream back.
 
         Returns:
-            Stream key → its new ``trimmed``.
+            Stream key → its new ``trimmed``, for each stream that lost events.
         """
         ...
 
@@ -245,14 +263,16 @@ class Store(Protocol):
     async def messages(
         self, user_id: str, thread_id: str, limit: int, before: int | None, upto: int
     ) -> Sequence[MessageRow]:
-        """Return the last *limit* messages with ``seq < before`` and ``seq <= upto``, ascending by seq."""
+        """Return the last *limit* messages with ``seq < before`` and ``seq <= upto``, ascending by (seq, id)."""
         ...
 
     async def search(self, user_id: str, query: str, limit: int) -> Sequence[MessageRow]:
         """Return the user's messages that contain every word of *query*, best first.
 
-        Words are matched whole, without regard to case, and are always literals: no operator, quote
-        or wildcard in *query* has a meaning. A query without any word finds nothing.
+        Words (see ``words.words``) are matched whole, without regard to case, and are always literals:
+        no operator, quote or wildcard in *query* has a meaning. A query without any word finds
+        nothing, of a very long one only the first words count. Better is where the words are more of
+        the message; of equals the newer.
         """
         ...
 

@@ -1,0 +1,145 @@
+"""How often something may happen: token buckets with the clock handed in."""
+
+from __future__ import annotations
+
+import ipaddress
+import math
+from collections import OrderedDict
+
+import attrs
+
+from netra_ws.errors import Refused
+
+#: Commands that start nothing (stops, answers, reads, typing) must still work when starts are used up.
+OTHER_PER_TALK = 10
+# A promised wait is computed in floats; without this slack a client that waits exactly so long is refused again.
+# What it gains here it owes afterwards, so the long-run rate is exact.
+_SLACK = 1e-3
+
+
+@attrs.define
+class RateLimit:
+    """A bucket of *burst* tokens, refilled with *per_minute*; it starts full.
+
+    Attributes:
+        per_minute: Refill, above 0.
+        burst: Size of the bucket, at least 1; as large as *per_minute* by default.
+    """
+
+    per_minute: float = attrs.field(validator=attrs.validators.gt(0))
+    burst: float = attrs.field(
+        default=attrs.Factory(lambda self: max(1.0, self.per_minute), takes_self=True), validator=attrs.validators.ge(1)
+    )
+    _tokens: float = attrs.field(init=False, default=attrs.Factory(lambda self: float(self.burst), takes_self=True))
+    _refilled_at: float | None = attrs.field(init=False, default=None)
+
+    def take(self, now: float) -> float:
+        """Take one token at *now*, in seconds of any clock; return 0, or the seconds after which it may succeed."""
+        wait_s = self.wait_s(now)
+        if wait_s == 0:
+            self._tokens -= 1
+        return wait_s
+
+    def wait_s(self, now: float) -> float:
+        """Return what ``take`` would return, without taking."""
+        self._refill(now)
+        if self._tokens >= 1 - _SLACK:
+            return 0.0
+        return (1 - self._tokens) * 60 / self.per_minute
+
+    def _refill(self, now: float) -> None:
+        # A clock that was set back gives nothing and takes nothing.
+        elapsed_s = max(0.0, now - self._refilled_at) if self._refilled_at is not None else 0.0
+        self._tokens = min(float(self.burst), self._tokens + elapsed_s * self.per_minute / 60)
+        self._refilled_at = now
+
+
+def ping_budget(per_minute: int) -> RateLimit:
+    """Return the budget of one connection for pings, heartbeats and control frames; above it, read no faster."""
+    return RateLimit(per_minute)
+
+
+@attrs.frozen
+class Budgets:
+    """What one user may say per minute, over all connections.
+
+    Attributes:
+        talk: Starts and messages.
+        other: Everything else but pings, ten times as large.
+    """
+
+    talk: RateLimit
+    other: RateLimit
+
+    @classmethod
+    def of(cls, messages_per_minute: int) -> Budgets:
+        """Build full budgets from ``limits.messages_per_minute``."""
+        return cls(talk=RateLimit(messages_per_minute), other=RateLimit(OTHER_PER_TALK * messages_per_minute))
+
+
+@attrs.frozen
+class _Address:
+    connects: RateLimit
+    failures: RateLimit
+
+
+@attrs.frozen
+class AddressTable:
+    """Connection attempts by client address; the least recently seen address is forgotten first.
+
+    Attributes:
+        max_tracked: Addresses remembered at most; this bounds the memory.
+        connects_per_minute: Attempts of one address.
+        failed_connects_per_minute: Failed attempts of one address, after which all its attempts are refused.
+    """
+
+    max_tracked: int = attrs.field(validator=attrs.validators.ge(1))
+    connects_per_minute: int = attrs.field(validator=attrs.validators.ge(1))
+    failed_connects_per_minute: int = attrs.field(validator=attrs.validators.ge(1))
+    _addresses: OrderedDict[str, _Address] = attrs.field(init=False, factory=OrderedDict, repr=False)
+
+    def __len__(self) -> int:
+        return len(self._addresses)
+
+    def arrive(self, address: str, now: float) -> None:
+        """Count an attempt to connect; call ``failed`` as well when it is refused later on.
+
+        Raises:
+            Refused: 429 ``RATE_LIMITED`` with ``retry_after_s``; such an attempt is not counted.
+        """
+        seen = self._find(address)
+        self._refuse_for(seen.failures.wait_s(now), "Too many failed attempts from this address.")
+        self._refuse_for(seen.connects.take(now), "Too many connection attempts from this address.")
+
+    def failed(self, address: str, now: float) -> None:
+        """Count a failed attempt."""
+        self._find(address).failures.take(now)
+
+    def _refuse_for(self, wait_s: float, text: str) -> None:
+        if wait_s > 0:
+            raise Refused(429, "RATE_LIMITED", text, retry_after_s=math.ceil(wait_s))
+
+    def _find(self, address: str) -> _Address:
+        key = _group(address)
+        seen = self._addresses.get(key)
+        if seen is None:
+            seen = _Address(RateLimit(self.connects_per_minute), RateLimit(self.failed_connects_per_minute))
+            self._addresses[key] = seen
+            if len(self._addresses) > self.max_tracked:
+                self._addresses.popitem(last=False)
+        else:
+            self._addresses.move_to_end(key)
+        return seen
+
+
+def _group(address: str) -> str:
+    """Return the key of an address: one subscriber usually holds a whole IPv6 /64, so that counts as one."""
+    try:
+        parsed = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return address
+    if isinstance(parsed, ipaddress.IPv4Address):
+        return str(parsed)
+    if parsed.ipv4_mapped is not None:
+        return str(parsed.ipv4_mapped)
+    return str(ipaddress.ip_network((parsed, 64), strict=False))

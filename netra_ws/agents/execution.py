@@ -1,0 +1,241 @@
+"""Carries a run from its first event to its last, whatever its agent does.
+
+Two tasks. ``_work`` calls the agent inside the run's scope; the crash wall stands outside that
+scope. ``execute`` itself is the keeper beside it: it watches the clocks and whoever cancels, and it
+is not in the agent's hands. When the run should end, the keeper waits ``finalise_s`` for the agent;
+if that does not exit, the keeper seals the run, while its own task stays until the agent goes.
+So timeouts cost nothing per event, and there is one place that decides.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from typing import Any, Literal
+
+import attrs
+import orjson
+import trio
+
+from netra_ws.agents.agent import Agent
+from netra_ws.agents.run import Run, new_id
+from netra_ws.agents.states import CLOSED, RunState, RunStep
+from netra_ws.agents.tools import find_agent_error
+from netra_ws.errors import AgentError, EventTooLarge, QuotaExceeded
+from netra_ws.history.stores.contract import SetRunState
+from netra_ws.protocol.events import AgentCompleted, CancelledBy, RunError, RunStatus, ToolCompleted
+
+logger = logging.getLogger(__name__)
+
+EndStatus = Literal["success", "cancelled", "error", "timeout"]
+
+
+@attrs.frozen(kw_only=True)
+class Outcome:
+    """How a run ended."""
+
+    status: EndStatus
+    response: Any = None
+    error: RunError | None = None
+    cancelled_by: CancelledBy | None = None
+
+
+SEALED = RunError(
+    code="CANCEL_TIMEOUT", message="the agent did not stop in time; nothing more is said in its name", retryable=False
+)
+
+
+async def execute(run: Run, agent: Agent) -> None:
+    """Run *agent* from ``agent_started`` to ``agent_completed``.
+
+    Runs as a task of the user's nursery. Only the cancellation of outer scopes and
+    ``KeyboardInterrupt`` leave it; everything else becomes the run's outcome.
+    """
+    run.begin()
+    worker = _Worker(run, agent)
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(worker.work)
+            await _keep(run, worker)
+    finally:
+        with trio.CancelScope(shield=True):
+            await _end_processes(run)
+        if run.state not in CLOSED:
+            _close(run, worker.outcome or _interrupted(run))
+        run.move(RunStep.FINISH)
+        run.settled.set()
+
+
+def drop(run: Run, by: CancelledBy) -> None:
+    """End a queued run that will not start: ``agent_started`` and ``agent_completed`` at once."""
+    run.begin()
+    run.cancel(by)
+    _close(run, _interrupted(run))
+    run.move(RunStep.FINISH)
+    run.settled.set()
+
+
+@attrs.define
+class _Worker:
+    run: Run
+    agent: Agent
+    outcome: Outcome | None = None
+    exited: trio.Event = attrs.field(factory=trio.Event)
+
+    async def work(self) -> None:
+        run = self.run
+        response = None
+        try:
+            with run.scope:
+                response = await self.agent(run)
+        except BaseException as exc:
+            # Cancelling a run while its child raises gives BaseExceptionGroup[Cancelled, ValueError];
+            # SystemExit and asyncio.CancelledError come this way, too. Only cancellation of outer
+            # scopes and KeyboardInterrupt go on; everything else is this run's outcome.
+            outer, inner = _split(exc)
+            self.outcome = _interrupted(run) if inner is None else _failed(run, inner)
+            if outer is not None:
+                raise outer from None
+        else:
+            self.outcome = _interrupted(run) if run.scope.cancelled_caught else _succeeded(run, response)
+        finally:
+            self.exited.set()
+            run.nudge.set()
+
+
+async def _keep(run: Run, worker: _Worker) -> None:
+    """Wait until the agent has exited; when it should and does not, seal the run."""
+    try:
+        while run.state is RunState.RUNNING and not worker.exited.is_set():
+            idle_at = run.last_event_at + run.request.idle_timeout_s
+            with trio.move_on_at(min(run.deadline, idle_at)):
+                await run.nudge.wait()
+            now = trio.current_time()
+            if worker.exited.is_set():
+                break
+            if now >= run.deadline:
+                run.cancel("timeout")
+            elif now >= run.last_event_at + run.request.idle_timeout_s:
+                run.cancel("idle_timeout")
+    finally:
+        if not worker.exited.is_set():
+            # Whoever closes a context names a reason first, so this is the whole server going away.
+            run.cancel("shutdown")
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + run.policy.finalise_s):
+                await worker.exited.wait()
+        if not worker.exited.is_set():
+            _seal(run)
+
+
+def _seal(run: Run) -> None:
+    interrupted = _interrupted(run)
+    _close(run, attrs.evolve(interrupted, error=SEALED))
+    run.move(RunStep.SEAL)
+    run.sealed = True
+    run.settled.set()
+    logger.error(
+        "run %s of agent %s did not stop within %s s after %s; it is sealed and counts as stuck",
+        run.run_id,
+        run.agent_name,
+        run.policy.finalise_s,
+        run.cancelled_by,
+    )
+
+
+async def _end_processes(run: Run) -> None:
+    if not run.processes.any:
+        return
+    with trio.move_on_after(run.policy.finalise_s) as scope:
+        await run.processes.end()
+    if scope.cancelled_caught:
+        logger.error("run %s left a process that ignores SIGKILL", run.run_id)
+
+
+def _close(run: Run, outcome: Outcome) -> None:
+    """Write what is missing for the grammar of PROTOCOL §3; never waits, so nothing can come between."""
+    names = run.names()
+    for call in list(run.open_calls.values()):
+        run.open_calls.pop(call.tool_call_id)
+        run.append(
+            ToolCompleted(
+                **names,
+                tool_call_id=call.tool_call_id,
+                tool_name=call.name,
+                status="cancelled",
+                success=False,
+                results=None,
+                duration_ms=round((trio.current_time() - call.started_at) * 1000),
+            )
+        )
+    run.end_thought()
+    run.end_message()
+    if isinstance(outcome.response, str) and outcome.response and not run.said_anything:
+        # The answer belongs to the conversation, also when the agent only returned it.
+        run.write_message(new_id("msg"), outcome.response)
+    status: RunStatus = outcome.status
+    run.status = status
+    run.last_seq = run.append(
+        AgentCompleted(
+            **names,
+            status=status,
+            success=status == "success",
+            final_response=outcome.response,
+            error=outcome.error,
+            cancelled_by=outcome.cancelled_by,
+            usage=run.used or None,
+            duration_ms=round((trio.current_time() - run.started_at) * 1000),
+            events=run.events + 1,
+        ),
+        SetRunState(user_id=run.identity.user_id, run_id=run.run_id, state=status, at=run.stream.now()),
+        *run.at_close,
+    ).seq
+
+
+def _split(exc: BaseException) -> tuple[BaseException | None, BaseException | None]:
+    """Part what must go on (outer cancellation, KeyboardInterrupt) from what is the agent's own."""
+    if isinstance(exc, BaseExceptionGroup):
+        return exc.split((trio.Cancelled, KeyboardInterrupt))
+    if isinstance(exc, trio.Cancelled | KeyboardInterrupt):
+        return exc, None
+    return None, exc
+
+
+def _succeeded(run: Run, response: Any) -> Outcome:
+    try:
+        run.check_size("the final response", response)
+    except (TypeError, EventTooLarge) as exc:
+        return _failed(run, exc if isinstance(exc, AgentError) else AgentError(f"the final response: {exc}"))
+    try:
+        return Outcome(status="success", response=orjson.loads(orjson.dumps(response)))
+    except orjson.JSONDecodeError:
+        return _failed(run, AgentError("the final response is not JSON"))
+
+
+def _failed(run: Run, exc: BaseException) -> Outcome:
+    if run.cancelled_by is not None:
+        if not isinstance(exc, QuotaExceeded):
+            logger.warning("run %s failed while it was cancelled", run.run_id, exc_info=exc)
+        return _interrupted(run)
+    told = find_agent_error(exc)
+    if told is not None:
+        return Outcome(status="error", error=RunError(code=told.code, message=told.text, retryable=told.retryable))
+    correlation_id = secrets.token_hex(4)
+    logger.error("agent %s failed in run %s [%s]", run.agent_name, run.run_id, correlation_id, exc_info=exc)
+    message = f"the agent failed; the server's log has it under {correlation_id}"
+    return Outcome(status="error", error=RunError(code="AGENT_FAILED", message=message))
+
+
+def _interrupted(run: Run) -> Outcome:
+    by = run.cancelled_by or "shutdown"
+    if by == "timeout":
+        text = f"the run took longer than {run.request.timeout_s:g} s"
+        return Outcome(status="timeout", cancelled_by=by, error=RunError(code="TIMEOUT", message=text, retryable=True))
+    if by == "idle_timeout":
+        text = f"the agent said nothing for {run.request.idle_timeout_s:g} s"
+        return Outcome(
+            status="timeout", cancelled_by=by, error=RunError(code="IDLE_TIMEOUT", message=text, retryable=True)
+        )
+    if by == "quota":
+        text = f"the agent said more than {run.policy.max_events} events"
+        return Outcome(status="cancelled", cancelled_by=by, error=RunError(code="QUOTA_EXCEEDED", message=text))
+    return Outcome(status="cancelled", cancelled_by=by)

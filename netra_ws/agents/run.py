@@ -1,0 +1,551 @@
+"""A run: one execution of an agent, and everything an agent may do with it.
+
+An agent gets a ``Run`` and speaks through it; nothing else can speak in its name. What it says
+becomes numbered events on its user's stream, and only there. ``agents/execution.py`` carries a run
+from its first event to its last one; the states are in ``agents/states.py``.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar, TypeVarTuple
+
+import attrs
+import orjson
+import trio
+
+from netra_ws.agents.processes import Processes
+from netra_ws.agents.states import CLOSED, SPEAKING, TRANSITIONS, RunState, RunStep
+from netra_ws.agents.tools import ToolCall, judge
+from netra_ws.errors import EventTooLarge, QuotaExceeded, RunClosed, WrongThread
+from netra_ws.history.ledger import Ledger
+from netra_ws.history.stores.contract import MessageRow, PutMessage, Write
+from netra_ws.history.stream import Entry, Stream
+from netra_ws.identity import Identity
+from netra_ws.protocol.commands import Attachment, OnDisconnect
+from netra_ws.protocol.events import (
+    AgentEvent,
+    AgentMessage,
+    AgentStarted,
+    AgentThinking,
+    CancelledBy,
+    ErrorText,
+    Event,
+    ToolCompleted,
+    ToolExecuting,
+    ToolProgress,
+    ToolStatus,
+    Trigger,
+    Usage,
+)
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+
+#: A run gives way to others after so many events or so many seconds, whichever comes first.
+BURST_EVENTS = 16
+BURST_S = 0.001
+
+
+def new_id(kind: str) -> str:
+    """Return a fresh id such as ``run_…``, unique everywhere."""
+    return f"{kind}_{uuid.uuid4().hex}"
+
+
+@attrs.frozen(kw_only=True)
+class RunRequest:
+    """What somebody asked for.
+
+    Attributes:
+        timeout_s: Longest life of the run, already capped.
+        idle_timeout_s: Longest time without any event, already capped.
+        on_disconnect: What the user's last connection going away means for it.
+    """
+
+    run_id: str
+    thread_id: str
+    message_id: str
+    agent_name: str
+    text: str
+    trigger: Trigger
+    on_disconnect: OnDisconnect
+    timeout_s: float
+    idle_timeout_s: float
+    context: Mapping[str, Any] = attrs.field(factory=dict)
+    attachments: Sequence[Attachment] = ()
+    jsonl_logs: str | Sequence[Mapping[str, Any]] | None = None
+    parent_run_id: str | None = None
+
+
+@attrs.frozen(kw_only=True)
+class RunPolicy:
+    """Bounds of every run, from the settings; sizes in bytes.
+
+    Attributes:
+        finalise_s: How long a run has to exit after a cancel before it is sealed.
+        threads: Bounds the worker threads of all runs together.
+    """
+
+    finalise_s: float
+    max_response_bytes: int
+    max_event_bytes: int
+    max_events: int
+    threads: trio.CapacityLimiter
+
+
+@attrs.define
+class RunThread:
+    """The conversation of a run, ``run.thread``; called with a function, it runs blocking code."""
+
+    _run: Run
+
+    @property
+    def id(self) -> str:
+        return self._run.request.thread_id
+
+    async def history(self, limit: int = 50) -> list[MessageRow]:
+        """Return the last messages of this conversation, oldest first, the one that started the run included."""
+        run = self._run
+        return await run.ledger.messages(run.identity.user_id, self.id, limit, run.stream.visible)
+
+    async def __call__(self, fn: Callable[[*Ts], T], *args: *Ts) -> T:
+        """Run blocking code in a worker thread of the server's bounded pool.
+
+        The thread may emit through ``trio.from_thread.run(run.say, …)``. Code that wants to be
+        stoppable calls ``trio.from_thread.check_cancelled()`` now and then.
+
+        *Cancellation:* waits for the thread. One that does not end within ``finalise_s`` gets the
+        run sealed: the stop is answered with ``CANCEL_TIMEOUT``, and the run counts as stuck until
+        the thread has ended.
+        """
+        self._run.check_thread()
+        return await trio.to_thread.run_sync(fn, *args, limiter=self._run.policy.threads)
+
+
+@attrs.define(eq=False)
+class Run:
+    """One execution of an agent, for the agent's hands.
+
+    Attributes:
+        request: What was asked.
+        identity: Whose run it is.
+        said: Text of the current message so far.
+        cancelled_by: Who asked it to end first; None while nobody has.
+        status: The final one; empty until the closing events are written.
+        sealed: Whether they were written while its code was still there.
+        last_seq: Seq of its ``agent_completed``.
+        at_close: Rows to be written together with it.
+        settled: Set when the closing events are written and the task is gone, or the run is sealed.
+    """
+
+    request: RunRequest
+    identity: Identity
+    policy: RunPolicy
+    stream: Stream
+    ledger: Ledger
+    thread: RunThread = attrs.field(init=False)
+    state: RunState = RunState.QUEUED
+    status: str = ""
+    sealed: bool = False
+    last_seq: int = 0
+    at_close: tuple[Write, ...] = ()
+    cancelled_by: CancelledBy | None = None
+    events: int = 0
+    started_seq: int = 0
+    started_at: float = 0.0
+    deadline: float = float("inf")
+    last_event_at: float = 0.0
+    scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
+    nudge: trio.Event = attrs.field(factory=trio.Event)
+    settled: trio.Event = attrs.field(factory=trio.Event)
+    processes: Processes = attrs.field(factory=Processes)
+    open_calls: dict[str, ToolCall] = attrs.field(factory=dict)
+    used: list[Usage] = attrs.field(factory=list)
+    _stop_after_step: bool = False
+    _steered: list[str] = attrs.field(factory=list)
+    _message_id: str | None = None
+    _pieces: list[str] = attrs.field(factory=list)
+    _message_bytes: int = 0
+    _said_any: bool = False
+    _thought: list[str] = attrs.field(factory=list)
+    _thought_bytes: int = 0
+    _burst: int = 0
+    _slice_ends: float = 0.0
+    _trio_thread: int = attrs.field(factory=threading.get_ident)
+
+    def __attrs_post_init__(self) -> None:
+        self.thread = RunThread(self)
+
+    # What was asked.
+
+    @property
+    def run_id(self) -> str:
+        return self.request.run_id
+
+    @property
+    def thread_id(self) -> str:
+        return self.request.thread_id
+
+    @property
+    def agent_name(self) -> str:
+        return self.request.agent_name
+
+    @property
+    def text(self) -> str:
+        """What the user asked."""
+        return self.request.text
+
+    @property
+    def context(self) -> Mapping[str, Any]:
+        """The ``context`` object of the command; empty when there was none."""
+        return self.request.context
+
+    @property
+    def attachments(self) -> Sequence[Attachment]:
+        return self.request.attachments
+
+    @property
+    def jsonl_logs(self) -> str | Sequence[Mapping[str, Any]] | None:
+        """Usage logs that came along: a text of JSON lines, a list of objects, or None."""
+        return self.request.jsonl_logs
+
+    # Speaking.
+
+    @property
+    def said(self) -> str:
+        if len(self._pieces) > 1:
+            self._pieces[:] = ["".join(self._pieces)]
+        return self._pieces[0] if self._pieces else ""
+
+    async def say(self, piece: str) -> None:
+        """Append *piece* to the current message; readers get it as a delta.
+
+        A schedule point at least every 16 events or every millisecond; in between only a cancelled
+        run stops here. Waits while the store is behind; never for a slow reader. A message that
+        grows above ``limits.max_response_bytes`` is ended, and the text goes on in a new one.
+
+        Raises:
+            RunClosed: The run has ended.
+        """
+        for part in _parts(piece, self.policy.max_event_bytes):
+            size = len(part.encode())
+            if self._message_bytes + size > self.policy.max_response_bytes:
+                self.end_message()
+            if self._message_id is None:
+                self._message_id = new_id("msg")
+            self._emit(
+                AgentMessage(**self._names(), message_id=self._message_id, phase="delta", content=part),
+            )
+            self._pieces.append(part)
+            self._message_bytes += size
+            await self._pause()
+
+    def end_message(self) -> None:
+        """End the current message; the next ``say`` begins another one."""
+        if self._message_id is None:
+            return
+        message_id, text = self._message_id, self.said
+        self._message_id = None
+        self._pieces.clear()
+        self._message_bytes = 0
+        self.write_message(message_id, text)
+
+    def write_message(self, message_id: str, text: str) -> None:
+        """Append a message's final ``full`` together with its row."""
+        self._said_any = True
+        self.check_open()
+        with self.stream.step() as step:
+            entry = step.append(AgentMessage(**self._names(), message_id=message_id, phase="full", content=text))
+            step.write(
+                PutMessage(
+                    row=MessageRow(
+                        user_id=self.identity.user_id,
+                        thread_id=self.thread_id,
+                        message_id=message_id,
+                        run_id=self.run_id,
+                        role="assistant",
+                        content=text,
+                        created_at=entry.timestamp,
+                        seq=entry.seq,
+                    )
+                )
+            )
+        self._noted(entry)
+
+    @property
+    def said_anything(self) -> bool:
+        """Whether there was any message of this run."""
+        return self._said_any or self._message_id is not None
+
+    async def think(
+        self, reasoning: str, *, delta: bool = False, step: str | int | None = None, progress: float | None = None
+    ) -> None:
+        """Tell what the agent is thinking.
+
+        Args:
+            reasoning: A whole thought, or with *delta* the next piece of the current one.
+            delta: Stream the thought; the next whole thought, tool or message ends it.
+            step: Where in its plan the agent is.
+            progress: How far it is, 0 to 1.
+
+        Raises:
+            EventTooLarge: The thought is above ``limits.max_event_bytes``.
+            RunClosed: The run has ended.
+        """
+        await self._step_boundary(delta)
+        size = len(reasoning.encode())
+        if size > self.policy.max_event_bytes:
+            raise EventTooLarge("the thought", size, self.policy.max_event_bytes)
+        if not delta or self._thought_bytes + size > self.policy.max_response_bytes:
+            self.end_thought()
+        self._emit(
+            AgentThinking(
+                **self._names(), reasoning=reasoning, phase="delta" if delta else "full", step=step, progress=progress
+            )
+        )
+        if delta:
+            self._thought.append(reasoning)
+            self._thought_bytes += size
+        await self._pause()
+
+    def end_thought(self) -> None:
+        """End a streamed thought, if there is one."""
+        if not self._thought:
+            return
+        reasoning = "".join(self._thought)
+        self._thought.clear()
+        self._thought_bytes = 0
+        self._emit(AgentThinking(**self._names(), reasoning=reasoning, phase="full"), closing=True)
+
+    async def emit(self, name: str, value: Any) -> None:
+        """Say something of the agent's own: an ``agent_event`` with any JSON value.
+
+        Raises:
+            EventTooLarge: The value is above ``limits.max_event_bytes``.
+            TypeError: It is no JSON value.
+            RunClosed: The run has ended.
+        """
+        self.check_size("the value", value)
+        self._emit(AgentEvent(**self._names(), name=name, value=value))
+        await self._pause()
+
+    def usage(
+        self,
+        provider: str,
+        model: str,
+        *,
+        input_tokens: int | None = None,
+        output_tokens: int | None = None,
+        cost_usd: float | None = None,
+    ) -> None:
+        """Note what the run used of a model; told with ``agent_completed``. None means not known, not zero."""
+        self.used.append(
+            Usage(
+                provider=provider,
+                model=model,
+                input_tokens=input_tokens,
+                output_tokens=output_tokens,
+                cost_usd=cost_usd,
+            )
+        )
+
+    def steered(self) -> list[str]:
+        """Return the texts that the user handed in since the last call."""
+        texts, self._steered = self._steered, []
+        return texts
+
+    # Working.
+
+    @asynccontextmanager
+    async def tool(
+        self, name: str, parameters: Mapping[str, Any] | None = None, /, *, timeout_s: float | None = None, **more: Any
+    ) -> AsyncIterator[ToolCall]:
+        """Do one piece of work under a name: ``tool_executing``, the block, ``tool_completed``, always a pair.
+
+        Parameters are shown to the user; give them as a mapping, by keyword, or both. The block sets
+        ``call.results`` to any JSON value. An exception that leaves the block is told and goes on.
+
+        Args:
+            timeout_s: The block is cancelled after so many seconds.
+
+        Raises:
+            TooSlowError: The block took longer than *timeout_s*.
+            EventTooLarge: Parameters or results are above ``limits.max_event_bytes``.
+            RunClosed: The run has ended.
+        """
+        await self._step_boundary()
+        shown = {**(parameters or {}), **more}
+        self.check_size("the parameters", shown)
+        self.end_thought()
+        call = ToolCall(new_id("call"), name, self._progress)
+        self._emit(
+            ToolExecuting(
+                **self._names(), tool_call_id=call.tool_call_id, tool_name=name, parameters=shown, timeout_s=timeout_s
+            )
+        )
+        self.open_calls[call.tool_call_id] = call
+        try:
+            await self._pause()
+            with trio.CancelScope(deadline=trio.current_time() + (timeout_s or float("inf"))) as scope:
+                yield call
+            if scope.cancelled_caught:
+                raise trio.TooSlowError(f"{name} took longer than {timeout_s} s")
+            self.check_size("the results", call.results)
+        except BaseException as exc:
+            call.results = None
+            self.complete_call(call, *judge(exc, stopping=self.scope.cancel_called))
+            raise
+        self.complete_call(call, "ok", None)
+        await self._pause()
+
+    def complete_call(self, call: ToolCall, status: ToolStatus, error: ErrorText | None) -> None:
+        """Write the second event of a pair, unless it is there already."""
+        if self.open_calls.pop(call.tool_call_id, None) is None or self.state not in SPEAKING:
+            return
+        self._emit(
+            ToolCompleted(
+                **self._names(),
+                tool_call_id=call.tool_call_id,
+                tool_name=call.name,
+                status=status,
+                success=status == "ok",
+                results=call.results,
+                error=error,
+                duration_ms=round((trio.current_time() - call.started_at) * 1000),
+            ),
+            closing=True,
+        )
+
+    async def _progress(self, call: ToolCall, progress: float | None, message: str | None) -> None:
+        self._emit(ToolProgress(**self._names(), tool_call_id=call.tool_call_id, progress=progress, message=message))
+        await self._pause()
+
+    async def process(self, command: Sequence[str] | str, **options: Any) -> trio.Process:
+        """Start a subprocess in a process group of its own; at the end of the run the group is killed.
+
+        Options are those of ``trio.lowlevel.open_process``, such as ``stdout=subprocess.PIPE``.
+        """
+        self.check_open()
+        return await self.processes.start(command, **options)
+
+    async def search_history(self, query: str, limit: int = 10) -> list[MessageRow]:
+        """Return the user's own messages, of all threads, that contain every word of *query*."""
+        self.check_open()
+        return await self.ledger.search(self.identity.user_id, query, limit)
+
+    # For those who run it.
+
+    def move(self, step: RunStep) -> None:
+        """Take a step of the state table.
+
+        Raises:
+            KeyError: The table does not allow it; a bug.
+        """
+        self.state = TRANSITIONS[self.state][step]
+
+    def begin(self) -> None:
+        """Write ``agent_started`` and start the clocks."""
+        self.move(RunStep.START)
+        self.started_at = self.last_event_at = trio.current_time()
+        self.deadline = self.started_at + self.request.timeout_s
+        entry = self._emit(
+            AgentStarted(**self._names(), message_id=self.request.message_id, trigger=self.request.trigger)
+        )
+        self.started_seq = entry.seq
+
+    def cancel(self, by: CancelledBy) -> None:
+        """Ask the run to end; the first who asks is named in ``agent_completed``. Returns at once."""
+        if self.state is not RunState.RUNNING:
+            return
+        self.cancelled_by = by
+        self.move(RunStep.STOP)
+        self.scope.cancel()
+        self.nudge.set()
+
+    def cancel_after_step(self) -> None:
+        """Ask the run to end when its current tool call is done, or before the next step."""
+        self._stop_after_step = True
+
+    def steer(self, text: str) -> None:
+        """Hand *text* to the running agent; it finds it in ``steered()``."""
+        self._steered.append(text)
+
+    def append(self, event: Event, *rows: Write) -> Entry:
+        """Write a closing event, past the bound on the number of events."""
+        entry = self.stream.append(event, *rows)
+        self._noted(entry)
+        return entry
+
+    def names(self) -> dict[str, Any]:
+        """Return the fields that every event of this run has."""
+        return self._names()
+
+    def check_thread(self) -> None:
+        """Raise ``WrongThread`` outside the server's Trio thread."""
+        if threading.get_ident() != self._trio_thread:
+            raise WrongThread("use trio.from_thread.run(run.say, …) from a worker thread")
+
+    def check_open(self) -> None:
+        """Raise ``RunClosed`` when the run has ended."""
+        self.check_thread()
+        if self.state not in SPEAKING:
+            raise RunClosed(f"{self.run_id} has ended" if self.state in CLOSED else f"{self.run_id} has not begun")
+
+    def check_size(self, what: str, value: Any) -> None:
+        """Raise ``EventTooLarge`` or ``TypeError`` for a value that no event can carry."""
+        size = len(orjson.dumps(value))
+        if size > self.policy.max_event_bytes:
+            raise EventTooLarge(what, size, self.policy.max_event_bytes)
+
+    def _names(self) -> dict[str, Any]:
+        request = self.request
+        return {
+            "thread_id": request.thread_id,
+            "run_id": request.run_id,
+            "agent_name": request.agent_name,
+            "parent_run_id": request.parent_run_id,
+        }
+
+    def _emit(self, event: Event, *, closing: bool = False) -> Entry:
+        self.check_open()
+        if self.events >= self.policy.max_events and not closing:
+            self.cancel("quota")
+            raise QuotaExceeded(f"more than {self.policy.max_events} events in one run")
+        entry = self.stream.append(event)
+        self._noted(entry)
+        return entry
+
+    def _noted(self, entry: Entry) -> None:
+        self.events += 1
+        self.last_event_at = trio.current_time()
+
+    async def _step_boundary(self, within: bool = False) -> None:
+        if self._stop_after_step and not within and not self.open_calls:
+            self.cancel("user")
+        await trio.lowlevel.checkpoint_if_cancelled()
+
+    async def _pause(self) -> None:
+        self._burst += 1
+        if self._burst < BURST_EVENTS and time.perf_counter() < self._slice_ends and not self.stream.full:
+            await trio.lowlevel.checkpoint_if_cancelled()
+            return
+        if self.stream.full:
+            await self.stream.wait_for_room()
+        await trio.lowlevel.checkpoint()
+        self._burst = 0
+        self._slice_ends = time.perf_counter() + BURST_S
+
+
+def _parts(text: str, limit: int) -> list[str]:
+    """Cut *text* so that each part has at most *limit* bytes of UTF-8."""
+    if len(text) * 4 <= limit or len(text.encode()) <= limit:
+        return [text] if text else []
+    step = max(1, limit // 4)
+    return [text[start : start + step] for start in range(0, len(text), step)]

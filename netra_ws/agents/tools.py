@@ -1,0 +1,64 @@
+"""A tool call: one named piece of work of a run, and how its end is told."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import attrs
+import trio
+
+from netra_ws.errors import AgentError
+from netra_ws.protocol.events import ErrorText, ToolStatus
+
+#: What a user reads when a tool failed with an exception that was not meant for them.
+FAILED = ErrorText(code="TOOL_FAILED", message="the tool failed")
+
+
+@attrs.define(eq=False)
+class ToolCall:
+    """What an agent holds between ``tool_executing`` and ``tool_completed``.
+
+    Attributes:
+        results: Any JSON value; told when the block is left.
+    """
+
+    tool_call_id: str
+    name: str
+    _report: Callable[[ToolCall, float | None, str | None], Awaitable[None]]
+    results: Any = None
+    started_at: float = attrs.field(factory=trio.current_time)
+
+    async def progress(self, progress: float | None, message: str | None = None) -> None:
+        """Tell how far the tool is, 0 to 1; not stored."""
+        await self._report(self, progress, message)
+
+
+def judge(exc: BaseException, *, stopping: bool) -> tuple[ToolStatus, ErrorText | None]:
+    """Turn what left a tool's block into the status and error that its user is told.
+
+    Args:
+        exc: The exception, perhaps a group.
+        stopping: Whether the run is being cancelled; a group then counts as cancelled whatever else is in it.
+    """
+    if isinstance(exc, trio.Cancelled) or (
+        isinstance(exc, BaseExceptionGroup) and exc.subgroup(trio.Cancelled) is not None and stopping
+    ):
+        return "cancelled", None
+    if isinstance(exc, trio.TooSlowError):
+        return "timeout", ErrorText(code="TOOL_TIMEOUT", message="the tool took too long")
+    told = find_agent_error(exc)
+    if told is not None:
+        return "error", ErrorText(code=told.code, message=told.text)
+    return "error", FAILED
+
+
+def find_agent_error(exc: BaseException) -> AgentError | None:
+    """Return the first error in *exc* that its user may read."""
+    if isinstance(exc, AgentError):
+        return exc
+    if isinstance(exc, BaseExceptionGroup):
+        for inner in exc.exceptions:
+            if (found := find_agent_error(inner)) is not None:
+                return found
+    return None

@@ -1,0 +1,249 @@
+"""One client's seat: what it has been told, what it has still to be told, and what it said.
+
+The seat knows no socket. The wire asks it for bytes (``take``) and is woken when there are some.
+Events come from the stream through a cursor. Answers and notices stand in the control lane; one
+with a barrier is handed out right after the cursor has passed that seq, so the ack of a start can
+never overtake its ``user_message``.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+from collections import deque
+from collections.abc import Callable
+from typing import Protocol
+
+import attrs
+import trio
+
+from netra_ws.history.stream import Cursor
+from netra_ws.identity import Identity
+from netra_ws.protocol.closing import CloseCode
+from netra_ws.protocol.codec import Incoming, encode_reply
+from netra_ws.protocol.replies import Lagging, ReplayCompleted, Reply
+
+#: Commands that were received and wait for the dispatcher; a full inbox stops the reading.
+INBOX = 64
+#: Bytes of answers that wait for the socket: above the first figure nothing more is read from the
+#: client, above the second it is closed with 4000.
+CONTROL_HIGH = 256 * 1024
+CONTROL_MAX = 16 * 1024 * 1024
+
+_count = itertools.count()
+
+
+class Wire(Protocol):
+    """What a seat needs of its socket."""
+
+    def wake(self) -> None:
+        """Note that there is something to write."""
+        ...
+
+    def close(self, code: CloseCode, reason: str) -> None:
+        """Begin the closing handshake; returns at once."""
+        ...
+
+
+@attrs.frozen(order=True)
+class _Held:
+    """A frame that waits for the cursor."""
+
+    barrier: int
+    number: int
+    make: Callable[[], bytes | None] = attrs.field(order=False)
+
+
+@attrs.define
+class Traffic:
+    """Counts of one connection."""
+
+    messages_in: int = 0
+    messages_out: int = 0
+    bytes_in: int = 0
+    bytes_out: int = 0
+    errors: int = 0
+    last_activity: float = 0.0
+    rtt_s: float | None = None
+
+
+@attrs.define(eq=False)
+class Connection:
+    """One client of one user.
+
+    Attributes:
+        thread_id: The current thread: where messages without ``thread_id`` go.
+        reads: Whether it may read the stream; if not, positions pass without frames.
+        older: Whether the client gets the older handshake (PROTOCOL §1).
+        explicit: Whether it said ``disconnect``, so that no grace is wanted.
+        malformed: Malformed messages in a row.
+    """
+
+    connection_id: str
+    identity: Identity
+    protocol: str
+    cursor: Cursor
+    wire: Wire
+    clock: Callable[[], float]
+    older: bool = False
+    reads: bool = True
+    thread_id: str | None = None
+    explicit: bool = False
+    malformed: int = 0
+    closing: bool = False
+    traffic: Traffic = attrs.field(factory=Traffic)
+    inbox_in: trio.MemorySendChannel[Incoming] = attrs.field(init=False)
+    inbox: trio.MemoryReceiveChannel[Incoming] = attrs.field(init=False)
+    _control: deque[bytes] = attrs.field(factory=deque)
+    _control_bytes: int = 0
+    _held: list[_Held] = attrs.field(factory=list)
+    _room: trio.Event = attrs.field(factory=trio.Event)
+    _lagging: bool = False
+    _replaying: bool = False
+
+    def __attrs_post_init__(self) -> None:
+        self.inbox_in, self.inbox = trio.open_memory_channel[Incoming](INBOX)
+
+    # Filling.
+
+    def wake(self) -> None:
+        """The stream has more (``history.stream.Reader``)."""
+        if not self.closing:
+            self.wire.wake()
+
+    def tell(self, reply: Reply, incoming: Incoming | None = None, barrier: int = 0) -> None:
+        """Queue a control frame; with *barrier* it follows the event of that seq."""
+        if self.closing:
+            return
+        if barrier > self.cursor.seq:
+            self.hold(barrier, lambda: encode_reply(reply, self.clock(), incoming))
+            return
+        frame = encode_reply(reply, self.clock(), incoming)
+        if frame is not None:
+            self._push(frame)
+        self.wire.wake()
+
+    def hold(self, barrier: int, make: Callable[[], bytes | None]) -> None:
+        """Queue a frame that is made when the cursor has passed *barrier*."""
+        heapq.heappush(self._held, _Held(barrier, next(_count), make))
+        self.wire.wake()
+
+    def _push(self, frame: bytes) -> None:
+        self._control.append(frame)
+        self._control_bytes += len(frame)
+        if self._control_bytes > CONTROL_MAX:
+            self.shut(CloseCode.SLOW_CONSUMER, "too many answers were not read")
+
+    async def wait_for_room(self) -> None:
+        """Wait until the control lane is below its bound: what a client does not read, it need not ask."""
+        while self._control_bytes > CONTROL_HIGH and not self.closing:
+            await self._room.wait()
+
+    def shut(self, code: CloseCode, reason: str) -> None:
+        """Say nothing more and begin to close; answers that wait for no event are still sent."""
+        if self.closing:
+            return
+        self.closing = True
+        self._held.clear()
+        self._room.set()
+        self.wire.close(code, reason)
+
+    # Draining, by the wire.
+
+    @property
+    def pending(self) -> bool:
+        """Whether ``take`` has something, or would with a refill."""
+        if self._control:
+            return True
+        return not self.closing and (self.cursor.pending or self._due())
+
+    def take(self, room: int) -> list[bytes]:
+        """Return the next frames, together about *room* bytes.
+
+        Raises:
+            Trimmed: ``await refill()`` first.
+        """
+        frames = self._take_control()
+        room -= sum(map(len, frames))
+        while room > 0 and not self.closing:
+            if self._due():
+                frame = heapq.heappop(self._held).make()
+                if frame is not None:
+                    frames.append(frame)
+                    room -= len(frame)
+                continue
+            if not self.cursor.pending or (frames and self.cursor.must_refill):
+                break  # what is there goes out before the store is asked
+            if not self.reads:
+                self.cursor.move(self.cursor.stream.visible)
+                continue
+            before = self.cursor.seq
+            taken = self.cursor.take(room, self._held[0].barrier if self._held else None)
+            if self.cursor.seq == before:
+                break
+            frames += taken
+            room -= sum(map(len, taken))
+        self.traffic.messages_out += len(frames)
+        return frames
+
+    def _due(self) -> bool:
+        return bool(self._held) and self._held[0].barrier <= self.cursor.seq
+
+    def _take_control(self) -> list[bytes]:
+        if not self._control:
+            return []
+        frames = list(self._control)
+        self._control.clear()
+        self._control_bytes = 0
+        self._room.set()
+        self._room = trio.Event()
+        return frames
+
+    async def refill(self) -> None:
+        """Read on from the store after ``Trimmed``; a live reader is told what it skips."""
+        cursor = self.cursor
+        began, sent = cursor.seq, cursor.sent
+        await cursor.refill()
+        upto = cursor.refill_end
+        if upto and not self._lagging and not self._replaying:
+            self._lagging = True
+            self.hold(upto, lambda: self._end_of_lag(began, upto, sent))
+
+    def _end_of_lag(self, began: int, upto: int, sent: int) -> bytes | None:
+        self._lagging = False
+        skipped = (upto - began) - (self.cursor.sent - sent)
+        if skipped <= 0 or self.cursor.origin > began:
+            return None
+        return encode_reply(Lagging(skipped=skipped, from_seq=began, to_seq=upto), self.clock())
+
+    # Positions.
+
+    def replay(self, seq: int) -> None:
+        """Go on behind *seq*; ``replay_completed`` stands between what was and what will be."""
+        cursor = self.cursor
+        cursor.move(seq)
+        self._lagging = False
+        upto = cursor.stream.visible
+        self._replaying = True
+
+        def done() -> bytes | None:
+            if not self._replaying or cursor.origin != seq:
+                return None
+            self._replaying = False
+            reply = ReplayCompleted(
+                epoch=cursor.stream.epoch,
+                from_seq=seq,
+                to_seq=upto,
+                count=cursor.sent,
+                complete=True,
+                reason=None,
+            )
+            return encode_reply(reply, self.clock())
+
+        self.hold(upto, done)
+
+    def jump(self) -> None:
+        """Go on behind everything that is visible now."""
+        self._replaying = self._lagging = False
+        self.cursor.move(self.cursor.stream.visible)
+        self.wire.wake()

@@ -1,0 +1,337 @@
+"""The nursery of one user, and everything that lives in it: connections and runs, side by side.
+
+When the user is gone, one cancellation ends everything here. Who may stay for how long after the
+last connection is decided in one method, ``_left``. A context's states stand in ``states.py``.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Protocol
+
+import attrs
+import trio
+
+from netra_ws.agents.agent import Agent
+from netra_ws.agents.execution import drop, execute
+from netra_ws.agents.run import Run, RunRequest, new_id
+from netra_ws.agents.states import RunState
+from netra_ws.contexts.connection import Connection
+from netra_ws.contexts.memory import UserMemory
+from netra_ws.contexts.policy import ContextPolicy
+from netra_ws.contexts.states import LIVING, TRANSITIONS, ContextState, ContextStep
+from netra_ws.contexts.threads import ThreadState, ThreadStates
+from netra_ws.errors import ClientError
+from netra_ws.history.ledger import Ledger
+from netra_ws.history.stores.contract import PutRun, RunRow
+from netra_ws.history.stream import Stream
+from netra_ws.identity import Identity
+from netra_ws.protocol.events import CancelledBy
+from netra_ws.protocol.replies import ActiveRun
+
+logger = logging.getLogger(__name__)
+
+
+class Home(Protocol):
+    """What a context needs of the registry that holds it."""
+
+    @property
+    def draining(self) -> bool:
+        """Whether no new run may start."""
+        ...
+
+    def run_ended(self, run: Run) -> None:
+        """Count a run that has ended or was sealed."""
+        ...
+
+    def find_run(self, user_id: str, run_id: str) -> Run | None:
+        """Return a run of a context of this user that is being closed."""
+        ...
+
+    def context_closing(self, context: UserContext) -> None:
+        """Send newcomers elsewhere."""
+        ...
+
+
+@attrs.define(eq=False)
+class UserContext:
+    """Everything of one user that is alive.
+
+    Attributes:
+        seats: Connections that are open or being opened.
+        holds: Embedding programs that keep the context open without a socket.
+        lock: Held while threads are read and changed, so that two tabs cannot make one thread twice.
+    """
+
+    user_id: str
+    stream: Stream
+    ledger: Ledger
+    policy: ContextPolicy
+    memory: UserMemory
+    home: Home
+    state: ContextState = ContextState.OPEN
+    seats: int = 0
+    holds: int = 0
+    connections: dict[str, Connection] = attrs.field(factory=dict)
+    runs: dict[str, Run] = attrs.field(factory=dict)
+    threads: ThreadStates = attrs.field(init=False)
+    lock: trio.Lock = attrs.field(factory=trio.Lock)
+    opened: trio.Event = attrs.field(factory=trio.Event)
+    scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
+    known_threads: int | None = None
+    _nursery: trio.Nursery | None = None
+    _changed: trio.Event = attrs.field(factory=trio.Event)
+    _leave_at: float = float("inf")
+    _left_at: float = 0.0
+    _reason: CancelledBy = "disconnect"
+    _ended_by_closing: int = 0
+
+    def __attrs_post_init__(self) -> None:
+        self.threads = ThreadStates(keep=self.policy.max_threads_per_user)
+
+    # Life.
+
+    async def live(self) -> None:
+        """Open the nursery, stay while anybody is there or may come back, then end everything.
+
+        *Cancellation:* ends the runs as ``shutdown`` or whatever ``close`` was told.
+        """
+        try:
+            with self.scope:
+                async with trio.open_nursery() as nursery:
+                    self._nursery = nursery
+                    self.opened.set()
+                    try:
+                        await self._until_left()
+                    finally:
+                        self._close()
+                        nursery.cancel_scope.cancel()
+        finally:
+            self.opened.set()
+            self.state = TRANSITIONS[self.state][ContextStep.GONE]
+            logger.info(
+                "context closed user=%s runs_cancelled=%d after=%.1fs",
+                self.user_id,
+                self._ended_by_closing,
+                trio.current_time() - self._left_at if self._left_at else 0.0,
+            )
+
+    async def _until_left(self) -> None:
+        while True:
+            if self.state is ContextState.LINGERING:
+                if not self.runs:
+                    return
+                if trio.current_time() >= self._leave_at:
+                    self._end_graceful_runs()
+                    self._leave_at = float("inf")
+            with trio.move_on_at(self._leave_at):
+                await self._changed.wait()
+            self._changed = trio.Event()
+
+    def _close(self) -> None:
+        if self.state not in LIVING:
+            return
+        self.state = TRANSITIONS[self.state][ContextStep.CLOSE]
+        self.home.context_closing(self)
+        self._end_runs(list(self.runs.values()), self._reason)
+
+    def close(self, reason: CancelledBy) -> None:
+        """Tear everything down now; runs are told why."""
+        self._reason = reason
+        if self.state in LIVING:
+            self._close()
+        self.scope.cancel()
+
+    @property
+    def living(self) -> bool:
+        """Whether connections and runs may still come."""
+        return self.state in LIVING
+
+    def start_soon(self, work: Callable[[], Awaitable[object]]) -> None:
+        """Start a task in the user's nursery, in a fresh contextvars context.
+
+        Without that, variables of whoever starts it would reach the user's code.
+        """
+        assert self._nursery is not None
+        contextvars.Context().run(self._nursery.start_soon, work)
+
+    # Coming and going.
+
+    def enter(self) -> None:
+        """Take a seat or a hold; call ``leave`` exactly once after it."""
+        if self.state is ContextState.LINGERING:
+            self.state = TRANSITIONS[self.state][ContextStep.RETURN]
+            self._leave_at = float("inf")
+        self._changed.set()
+
+    def attach(self, connection: Connection) -> None:
+        """Let a connection hear and speak."""
+        self.connections[connection.connection_id] = connection
+        self.stream.attach(connection)
+
+    def detach(self, connection: Connection) -> None:
+        """Take a connection out of everything; may be called twice."""
+        self.connections.pop(connection.connection_id, None)
+        self.stream.detach(connection)
+
+    def leave(self, *, explicit: bool = False) -> None:
+        """Give a seat or a hold back; *explicit* says that no return is meant."""
+        if not self.seats and not self.holds and self.state is ContextState.OPEN:
+            self._left(explicit)
+        self._changed.set()
+
+    def _left(self, explicit: bool) -> None:
+        """Decide what happens to the runs now that nobody is there: the whole disconnect policy.
+
+        ``cancel`` ends at once. ``grace`` ends when the resume window has passed without a return;
+        after an explicit disconnect it is over at once. ``continue`` goes on, and the context with it.
+        """
+        self.state = TRANSITIONS[self.state][ContextStep.LEAVE]
+        self._left_at = trio.current_time()
+        self._end_runs([run for run in self.runs.values() if run.request.on_disconnect == "cancel"], "disconnect")
+        self._leave_at = self._left_at + (0.0 if explicit else self.policy.resume_window_s)
+
+    def _end_graceful_runs(self) -> None:
+        self._end_runs([run for run in self.runs.values() if run.request.on_disconnect != "continue"], "disconnect")
+
+    def _end_runs(self, runs: Sequence[Run], reason: CancelledBy) -> None:
+        for run in runs:
+            if run.state is RunState.QUEUED:
+                self.drop_queued(run, reason)
+        for run in runs:
+            if run.state is RunState.RUNNING:
+                run.cancel(reason)
+                self._ended_by_closing += 1
+
+    # Runs.
+
+    @property
+    def active(self) -> list[ActiveRun]:
+        """The runs that have not ended, as a welcome tells them."""
+        return [
+            ActiveRun(
+                run_id=run.run_id,
+                thread_id=run.thread_id,
+                agent_name=run.agent_name,
+                state=run.state.value,
+                started_seq=run.started_seq,
+            )
+            for run in self.runs.values()
+        ]
+
+    def agent_named(self, name: str | None) -> tuple[str, Agent]:
+        """Return an agent by name, the default one for None.
+
+        Raises:
+            ClientError: ``UNKNOWN_AGENT``.
+        """
+        name = name or self.policy.default_agent
+        agent = self.policy.agents.get(name)
+        if agent is None:
+            details = {"agents": sorted(self.policy.agents)}
+            raise ClientError("UNKNOWN_AGENT", "there is no agent of that name", details=details)
+        return name, agent
+
+    def make_run(self, request: RunRequest, identity: Identity) -> Run:
+        """Return a run that waits for ``launch`` or in a queue."""
+        run = Run(request, identity, self.policy.run, self.stream, self.ledger)
+        self.runs[run.run_id] = run
+        return run
+
+    def launch(self, run: Run, thread: ThreadState) -> None:
+        """Start a run; it is its thread's turn."""
+        thread.active = run
+        agent = self.policy.agents[run.agent_name]
+
+        async def carry() -> None:
+            try:
+                await self._carry(run, agent)
+            finally:
+                self._run_over(run, thread)
+
+        self.start_soon(carry)
+
+    async def _carry(self, run: Run, agent: Agent) -> None:
+        if not self.living:
+            # The context began to close between launch and this first step.
+            drop(run, self._reason)
+            return
+        await execute(run, agent)
+
+    def _run_over(self, run: Run, thread: ThreadState) -> None:
+        self.runs.pop(run.run_id, None)
+        self.home.run_ended(run)
+        if thread.active is run:
+            thread.active = None
+            self._next_turn(run, thread)
+        self._changed.set()
+
+    def _next_turn(self, ended: Run, thread: ThreadState) -> None:
+        if not self.living:
+            return
+        unread = ended.steered()
+        if unread and not thread.deleting and not self.home.draining and ended.cancelled_by in (None, "interrupt"):
+            # Steered texts that the agent did not read start the next run.
+            run = self.make_run(_follow_up(ended, unread), ended.identity)
+            with self.stream.step() as step:
+                step.write(PutRun(row=run_row(run.request, self.user_id, self.stream.last, self.stream.now())))
+            self.launch(run, thread)
+            return
+        if thread.queue:
+            self.launch(thread.queue.popleft(), thread)
+
+    def drop_queued(self, run: Run, by: CancelledBy) -> None:
+        """End a run that waits for its turn."""
+        thread = self.threads.get(run.thread_id)
+        if thread is not None and run in thread.queue:
+            thread.queue.remove(run)
+        drop(run, by)
+        self.runs.pop(run.run_id, None)
+        self.home.run_ended(run)
+        self._changed.set()
+
+    def stop(self, run: Run, by: CancelledBy = "user") -> None:
+        """Ask a run to end; wait for ``run.settled`` to know that it has."""
+        if run.state is RunState.QUEUED:
+            self.drop_queued(run, by)
+        else:
+            run.cancel(by)
+
+
+def _follow_up(ended: Run, unread: Sequence[str]) -> RunRequest:
+    return attrs.evolve(
+        ended.request,
+        run_id=new_id("run"),
+        text="\n\n".join(unread),
+        trigger="queue",
+        context={},
+        attachments=(),
+        jsonl_logs=None,
+    )
+
+
+def run_row(
+    request: RunRequest,
+    user_id: str,
+    seq: int,
+    now: float,
+    command_id: str | None = None,
+    command_digest: str | None = None,
+) -> RunRow:
+    """Return the ledger's row of a run that is asked for; *seq* is that of its ``user_message``."""
+    return RunRow(
+        user_id=user_id,
+        run_id=request.run_id,
+        thread_id=request.thread_id,
+        agent_name=request.agent_name,
+        message_id=request.message_id,
+        state="running",
+        created_at=now,
+        started_seq=seq,
+        trigger=request.trigger,
+        parent_run_id=request.parent_run_id,
+        command_id=command_id,
+        command_digest=command_digest,
+    )

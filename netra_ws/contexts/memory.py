@@ -1,0 +1,101 @@
+"""What is remembered of a user while nothing of them is open: budgets, and answers by command id.
+
+Both must outlive a context, or a reconnect would reset them. At most ``MAX_USERS`` users are
+remembered, the least recently seen is forgotten; that user's budgets are full again then.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+import orjson
+import trio
+
+from netra_ws.access.limits import Budgets
+from netra_ws.protocol.replies import Reply
+
+MAX_USERS = 10_000
+#: Answers of one user, and how many seconds each is kept.
+MAX_ANSWERS = 1000
+KEEP_S = 300.0
+
+
+@attrs.define
+class Remembered:
+    """The answer to one command, or the wait for it.
+
+    Attributes:
+        digest: Of the command's body, to tell a repeat from another command under the same id.
+        reply: The answer; None while the command is being carried out, or after a retryable error.
+        barrier: The seq that has to be passed before the answer is given.
+        done: Set when there is an answer, or will be none.
+    """
+
+    digest: bytes
+    expires_at: float
+    reply: Reply | None = None
+    barrier: int = 0
+    done: trio.Event = attrs.field(factory=trio.Event)
+
+
+def digest(body: Mapping[str, Any]) -> bytes:
+    """Return what makes two commands the same: their fields without id and time."""
+    said = {name: value for name, value in body.items() if name not in ("id", "message_id", "timestamp", "payload")}
+    return hashlib.blake2b(orjson.dumps(said, option=orjson.OPT_SORT_KEYS), digest_size=16).digest()
+
+
+@attrs.define
+class UserMemory:
+    """Budgets and answers of one user."""
+
+    budgets: Budgets
+    _answers: dict[str, Remembered] = attrs.field(factory=dict)
+
+    def find(self, command_id: str, now: float) -> Remembered | None:
+        """Return what is known of a command, unless it is too old."""
+        self._forget(now)
+        return self._answers.get(command_id)
+
+    def begin(self, command_id: str, body_digest: bytes, now: float) -> Remembered:
+        """Note that a command is being carried out."""
+        remembered = self._answers[command_id] = Remembered(body_digest, now + KEEP_S)
+        if len(self._answers) > MAX_ANSWERS:
+            del self._answers[next(iter(self._answers))]
+        return remembered
+
+    def settle(self, command_id: str, remembered: Remembered, reply: Reply | None, barrier: int) -> None:
+        """Note the answer; None when a repeat may try again."""
+        remembered.reply, remembered.barrier = reply, barrier
+        remembered.done.set()
+        if reply is None and self._answers.get(command_id) is remembered:
+            del self._answers[command_id]
+
+    def _forget(self, now: float) -> None:
+        for command_id, remembered in list(self._answers.items()):
+            if remembered.expires_at > now:
+                break
+            del self._answers[command_id]
+
+
+@attrs.define
+class Memories:
+    """``UserMemory`` by user, the most recently seen last."""
+
+    messages_per_minute: int
+    _users: dict[str, UserMemory] = attrs.field(factory=dict)
+
+    def of(self, user_id: str) -> UserMemory:
+        """Return a user's memory, a fresh one where there is none."""
+        memory = self._users.pop(user_id, None)
+        if memory is None:
+            memory = UserMemory(Budgets.of(self.messages_per_minute))
+            if len(self._users) >= MAX_USERS:
+                del self._users[next(iter(self._users))]
+        self._users[user_id] = memory
+        return memory
+
+    def __len__(self) -> int:
+        return len(self._users)

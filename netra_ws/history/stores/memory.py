@@ -1,0 +1,356 @@
+"""A store in plain dictionaries: for tests, trials and servers whose history may end with them.
+
+It keeps its rows as long as the object lives, also over ``close`` and ``open``. It is bounded for
+each stream and each user, so that none grows without end: the oldest goes first.
+"""
+
+from __future__ import annotations
+
+import heapq
+import json
+from bisect import bisect_left, bisect_right, insort
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import attrs
+import trio
+
+from netra_ws.errors import StoreError
+
+from .contract import (
+    UNFINISHED,
+    DeleteThread,
+    DropMessages,
+    EventRow,
+    MessageRow,
+    PutEvent,
+    PutMessage,
+    PutRun,
+    PutStream,
+    PutThread,
+    RenameThread,
+    RunRow,
+    SetRunState,
+    StreamRow,
+    ThreadRow,
+    Write,
+)
+from .words import query_words, words
+
+#: Durable events of one stream; older ones are trimmed, also those of unfinished runs.
+MOST_EVENTS_PER_STREAM = 100_000
+#: Messages of one user; the first ones are dropped.
+MOST_MESSAGES_PER_USER = 20_000
+#: Runs of one user; of those that have ended, the first ones are forgotten with their command ids.
+MOST_RUNS_PER_USER = 20_000
+# Cutting the front of a list moves all of it: cut rarely, and more than one.
+_SLACK = 1_000
+
+
+class _Log:
+    """The events of one epoch of a stream, ascending."""
+
+    __slots__ = ("rows", "seqs")
+
+    def __init__(self) -> None:
+        self.seqs: list[int] = []
+        self.rows: list[PutEvent] = []
+
+    def put(self, row: PutEvent) -> None:
+        if not self.seqs or row.seq > self.seqs[-1]:
+            self.seqs.append(row.seq)
+            self.rows.append(row)
+            return
+        at = bisect_left(self.seqs, row.seq)
+        if self.seqs[at] != row.seq:
+            self.seqs.insert(at, row.seq)
+            self.rows.insert(at, row)
+
+    def cut(self, count: int) -> int:
+        """Remove the first *count* events; return the seq of the last of them."""
+        last = self.seqs[count - 1]
+        del self.seqs[:count], self.rows[:count]
+        return last
+
+
+@attrs.define
+class _Ledger:
+    """The rows of one user."""
+
+    threads: dict[str, ThreadRow] = attrs.Factory(dict)
+    messages: dict[str, MessageRow] = attrs.Factory(dict)
+    places: defaultdict[str, list[tuple[int, str]]] = attrs.Factory(lambda: defaultdict(list))
+    counts: dict[str, Counter[str]] = attrs.Factory(dict)
+    found: defaultdict[str, set[str]] = attrs.Factory(lambda: defaultdict(set))
+    runs: dict[str, RunRow] = attrs.Factory(dict)
+    commands: dict[str, str] = attrs.Factory(dict)
+
+    def touch(self, thread: ThreadRow, at: float, **changes: Any) -> None:
+        updated = attrs.evolve(thread, updated_at=max(thread.updated_at, at), **changes)
+        self.threads[thread.thread_id] = updated
+
+    def add(self, row: MessageRow) -> None:
+        self.messages[row.message_id] = row
+        insort(self.places[row.thread_id], (row.seq, row.message_id))
+        self.counts[row.message_id] = count = Counter(words(row.content))
+        for word in count:
+            self.found[word].add(row.message_id)
+
+    def remove(self, message_id: str) -> None:
+        row = self.messages.pop(message_id)
+        self.places[row.thread_id].remove((row.seq, message_id))
+        for word in self.counts.pop(message_id):
+            self.found[word].discard(message_id)
+            if not self.found[word]:
+                del self.found[word]
+
+
+class MemoryStore:
+    """Keeps streams and the ledger in this process; see ``contract.Store`` for the promises."""
+
+    name = "memory"
+
+    def __init__(self) -> None:
+        self._open = False
+        self._streams: dict[str, StreamRow] = {}
+        self._logs: defaultdict[tuple[str, str], _Log] = defaultdict(_Log)
+        self._users: defaultdict[str, _Ledger] = defaultdict(_Ledger)
+        self._unfinished: dict[tuple[str, str], RunRow] = {}
+        self._carry_out: Mapping[type, Callable[[Any], None]] = {
+            PutStream: self._put_stream,
+            PutEvent: self._put_event,
+            PutThread: self._put_thread,
+            RenameThread: self._rename_thread,
+            DeleteThread: self._delete_thread,
+            PutMessage: self._put_message,
+            DropMessages: self._drop_messages,
+            PutRun: self._put_run,
+            SetRunState: self._set_run_state,
+        }
+
+    def __repr__(self) -> str:
+        return f"<MemoryStore {len(self._streams)} streams, {len(self._users)} users>"
+
+    # Public methods: the life of the store.
+
+    async def open(self) -> None:
+        await trio.lowlevel.checkpoint()
+        self._open = True
+
+    async def close(self) -> None:
+        self._open = False
+        await trio.lowlevel.checkpoint()
+
+    async def ping(self) -> None:
+        await self._ready()
+
+    # Public methods: for the recorder.
+
+    async def write(self, batch: Sequence[Write]) -> None:
+        await self._ready()
+        kept = [_JSON_OF[type(write)](write) if type(write) in _JSON_OF else write for write in batch]
+        for write in kept:
+            self._carry_out[type(write)](write)
+
+    async def trim(self, before: float) -> Mapping[str, int]:
+        await self._ready()
+        unfinished = {run_id for _, run_id in self._unfinished}
+        trimmed = {}
+        for stream in list(self._streams.values()):
+            log = self._logs[stream.key, stream.epoch]
+            stays = (i for i, row in enumerate(log.rows) if row.created_at >= before or row.run_id in unfinished)
+            if count := next(stays, len(log.rows)):
+                trimmed[stream.key] = self._trim(stream, log, count)
+        return trimmed
+
+    # Public methods: reads.
+
+    async def stream(self, key: str) -> StreamRow | None:
+        await self._ready()
+        return self._streams.get(key)
+
+    async def events(self, key: str, epoch: str, after: int, upto: int, limit: int) -> Sequence[EventRow]:
+        await self._ready()
+        log = self._logs.get((key, epoch))
+        if log is None or limit <= 0:
+            return []
+        first = bisect_right(log.seqs, after)
+        return [_event(row) for row in log.rows[first : min(bisect_right(log.seqs, upto), first + limit)]]
+
+    async def run_events(self, key: str, epoch: str, run_id: str) -> Sequence[EventRow]:
+        await self._ready()
+        log = self._logs.get((key, epoch))
+        return [_event(row) for row in log.rows if row.run_id == run_id] if log else []
+
+    async def thread(self, user_id: str, thread_id: str) -> ThreadRow | None:
+        return (await self._ledger(user_id)).threads.get(thread_id)
+
+    async def threads(self, user_id: str, limit: int, before: tuple[float, str] | None) -> Sequence[ThreadRow]:
+        rows = (await self._ledger(user_id)).threads.values()
+        below = (row for row in rows if before is None or (row.updated_at, row.thread_id) < before)
+        return heapq.nlargest(limit, below, key=lambda row: (row.updated_at, row.thread_id))
+
+    async def count_threads(self, user_id: str) -> int:
+        return len((await self._ledger(user_id)).threads)
+
+    async def messages(
+        self, user_id: str, thread_id: str, limit: int, before: int | None, upto: int
+    ) -> Sequence[MessageRow]:
+        ledger = await self._ledger(user_id)
+        places = ledger.places.get(thread_id, ())
+        end = bisect_left(places, (upto + 1 if before is None else min(before, upto + 1), ""))
+        return [ledger.messages[message_id] for _, message_id in places[max(0, end - max(0, limit)) : end]]
+
+    async def search(self, user_id: str, query: str, limit: int) -> Sequence[MessageRow]:
+        ledger = await self._ledger(user_id)
+        wanted = query_words(query)
+        if not wanted:
+            return []
+        hits = set.intersection(*sorted((ledger.found.get(word, set()) for word in wanted), key=len))
+
+        def rank(row: MessageRow) -> tuple[float, int, str]:
+            count = ledger.counts[row.message_id]
+            return sum(count[word] for word in wanted) / count.total(), row.seq, row.message_id
+
+        return heapq.nlargest(limit, (ledger.messages[hit] for hit in hits), key=rank)
+
+    async def run(self, user_id: str, run_id: str) -> RunRow | None:
+        return (await self._ledger(user_id)).runs.get(run_id)
+
+    async def run_of_command(self, user_id: str, command_id: str) -> RunRow | None:
+        ledger = await self._ledger(user_id)
+        run_id = ledger.commands.get(command_id)
+        return None if run_id is None else ledger.runs[run_id]
+
+    async def unfinished_runs(self, limit: int) -> Sequence[RunRow]:
+        await self._ready()
+        rows = self._unfinished.values()
+        return heapq.nsmallest(limit, rows, key=lambda row: (row.created_at, row.user_id, row.run_id))
+
+    # What each kind of write does.
+
+    def _put_stream(self, write: PutStream) -> None:
+        row = self._streams.get(write.key)
+        if row is None:
+            self._streams[write.key] = StreamRow(key=write.key, epoch=write.epoch, reserved=write.reserved)
+        elif row.epoch == write.epoch and row.reserved < write.reserved:
+            self._streams[write.key] = attrs.evolve(row, reserved=write.reserved)
+
+    def _put_event(self, write: PutEvent) -> None:
+        log = self._logs[write.key, write.epoch]
+        log.put(write)
+        if len(log.rows) > MOST_EVENTS_PER_STREAM:
+            self._trim(self._streams.get(write.key), log, _SLACK)
+
+    def _put_thread(self, write: PutThread) -> None:
+        row = ThreadRow(
+            user_id=write.user_id,
+            thread_id=write.thread_id,
+            title=write.title,
+            metadata=write.metadata,
+            created_at=write.created_at,
+            updated_at=write.created_at,
+        )
+        self._users[write.user_id].threads.setdefault(write.thread_id, row)
+
+    def _rename_thread(self, write: RenameThread) -> None:
+        ledger = self._users[write.user_id]
+        if (thread := ledger.threads.get(write.thread_id)) is not None:
+            ledger.touch(thread, write.at, title=write.title)
+
+    def _delete_thread(self, write: DeleteThread) -> None:
+        ledger = self._users[write.user_id]
+        ledger.threads.pop(write.thread_id, None)
+        for _, message_id in list(ledger.places.get(write.thread_id, ())):
+            ledger.remove(message_id)
+        ledger.places.pop(write.thread_id, None)
+
+    def _put_message(self, write: PutMessage) -> None:
+        row = write.row
+        ledger = self._users[row.user_id]
+        if (thread := ledger.threads.get(row.thread_id)) is None:
+            return
+        ledger.touch(thread, row.created_at)
+        if row.message_id in ledger.messages:
+            ledger.remove(row.message_id)
+        ledger.add(row)
+        if len(ledger.messages) > MOST_MESSAGES_PER_USER:
+            ledger.remove(next(iter(ledger.messages)))
+
+    def _drop_messages(self, write: DropMessages) -> None:
+        ledger = self._users[write.user_id]
+        for message_id in [row.message_id for row in ledger.messages.values() if row.run_id == write.run_id]:
+            ledger.remove(message_id)
+
+    def _put_run(self, write: PutRun) -> None:
+        row = write.row
+        ledger = self._users[row.user_id]
+        if row.run_id in ledger.runs or row.command_id in ledger.commands:
+            return
+        ledger.runs[row.run_id] = row
+        if row.command_id is not None:
+            ledger.commands[row.command_id] = row.run_id
+        if row.state in UNFINISHED:
+            self._unfinished[row.user_id, row.run_id] = row
+        if len(ledger.runs) > MOST_RUNS_PER_USER:
+            self._forget_a_run(ledger)
+
+    def _set_run_state(self, write: SetRunState) -> None:
+        key = write.user_id, write.run_id
+        row = self._unfinished.pop(key, None)
+        if row is None:
+            return
+        self._users[write.user_id].runs[write.run_id] = moved = attrs.evolve(row, state=write.state)
+        if write.state in UNFINISHED:
+            self._unfinished[key] = moved
+
+    # Helpers.
+
+    async def _ready(self) -> None:
+        await trio.lowlevel.checkpoint()
+        if not self._open:
+            raise StoreError("the store is not open")
+
+    async def _ledger(self, user_id: str) -> _Ledger:
+        """Return the user's rows for reading; asking for an unknown user keeps nothing."""
+        await self._ready()
+        return self._users.get(user_id) or _Ledger()
+
+    def _trim(self, stream: StreamRow | None, log: _Log, count: int) -> int:
+        last = log.cut(count)
+        if stream is not None:
+            last = max(last, stream.trimmed)
+            self._streams[stream.key] = attrs.evolve(stream, trimmed=last)
+        return last
+
+    def _forget_a_run(self, ledger: _Ledger) -> None:
+        ended = next((row for row in ledger.runs.values() if row.state not in UNFINISHED), None)
+        if ended is not None:
+            del ledger.runs[ended.run_id]
+            if ended.command_id is not None:
+                del ledger.commands[ended.command_id]
+
+
+def _event(row: PutEvent) -> EventRow:
+    return EventRow(seq=row.seq, type=row.type, payload=row.payload)
+
+
+def _plain(value: Any) -> Any:
+    # What a caller changes later must not change what is kept, and what is no JSON no driver keeps.
+    try:
+        return json.loads(json.dumps(value))
+    except (TypeError, ValueError, RecursionError) as exc:
+        raise StoreError(f"cannot be kept as JSON: {exc}") from exc
+
+
+def _plain_thread(write: PutThread) -> PutThread:
+    return attrs.evolve(write, metadata=_plain(dict(write.metadata)))
+
+
+def _plain_message(write: PutMessage) -> PutMessage:
+    attachments = tuple(_plain([dict(each) for each in write.row.attachments]))
+    return attrs.evolve(write, row=attrs.evolve(write.row, attachments=attachments))
+
+
+_JSON_OF: Mapping[type, Callable[[Any], Write]] = {PutThread: _plain_thread, PutMessage: _plain_message}

@@ -1,0 +1,178 @@
+"""A store in an SQL database, reached by synchronous drivers in worker threads.
+
+No asynchronous driver works well on Trio, and no disk may hold up its loop. What is particular
+to one engine (connections, lease, errors) is behind ``Database``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, Protocol, TypeVar
+
+import sqlalchemy as sa
+import trio
+
+from netra_ws.errors import StoreError
+
+from . import queries, search
+from .contract import EventRow, MessageRow, RunRow, StreamRow, ThreadRow, Write
+from .trimming import trim
+from .writes import carry_out
+
+Row = TypeVar("Row")
+T = TypeVar("T")
+
+# Above every seq, which JSON keeps below 2^53, and within an engine's integers.
+_NO_SEQ = 2**62
+
+
+class Database(Protocol):
+    """What one engine gives to ``SqlStore``; every method blocks and is called in a worker thread."""
+
+    name: str
+    #: How many threads may be in ``reading`` at the same time.
+    readers: int
+
+    def open(self) -> None: ...
+    def close(self) -> None: ...
+    def reading(self) -> AbstractContextManager[sa.Connection]: ...
+    def writing(self) -> AbstractContextManager[sa.Connection]: ...
+
+
+class SqlStore:
+    """Keeps streams and the ledger in *database*; see ``contract.Store`` for the promises.
+
+    *Cancellation:* a call that has reached its thread is waited for, then goes on as if not cancelled.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self.name = database.name
+        self._database = database
+        self._open = False
+        # One token each: the writer is never behind readers, nor they behind it.
+        self._writer = trio.CapacityLimiter(1)
+        self._readers = trio.CapacityLimiter(database.readers)
+
+    def __repr__(self) -> str:
+        return f"<SqlStore on {self._database!r}>"
+
+    # Public methods: the life of the store.
+
+    async def open(self) -> None:
+        async with self._alone():
+            if self._open:
+                raise StoreError("the store is open already")
+            await trio.to_thread.run_sync(self._database.open)
+            self._open = True
+
+    async def close(self) -> None:
+        # Shielded: an unclosed connection would keep the lease. It waits for calls in their threads
+        # only, and the longest of those is bounded by the engine's own timeouts.
+        with trio.CancelScope(shield=True):
+            async with self._alone():
+                if self._open:
+                    self._open = False
+                    await trio.to_thread.run_sync(self._database.close)
+
+    async def ping(self) -> None:
+        await self._rows(queries.PING, dict[str, int], {})
+
+    # Public methods: for the recorder.
+
+    async def write(self, batch: Sequence[Write]) -> None:
+        await self._written(lambda connection: carry_out(connection, batch))
+
+    async def trim(self, before: float) -> Mapping[str, int]:
+        return await self._written(lambda connection: trim(connection, before))
+
+    # Public methods: reads.
+
+    async def stream(self, key: str) -> StreamRow | None:
+        return _first(await self._rows(queries.STREAM, StreamRow, {"key": key}))
+
+    async def events(self, key: str, epoch: str, after: int, upto: int, limit: int) -> Sequence[EventRow]:
+        where = {"stream": key, "epoch": epoch, "after": after, "upto": min(upto, _NO_SEQ), "limit": max(0, limit)}
+        return await self._rows(queries.EVENTS, EventRow, where)
+
+    async def run_events(self, key: str, epoch: str, run_id: str) -> Sequence[EventRow]:
+        return await self._rows(queries.RUN_EVENTS, EventRow, {"stream": key, "epoch": epoch, "run_id": run_id})
+
+    async def thread(self, user_id: str, thread_id: str) -> ThreadRow | None:
+        return _first(await self._rows(queries.THREAD, ThreadRow, {"user_id": user_id, "thread_id": thread_id}))
+
+    async def threads(self, user_id: str, limit: int, before: tuple[float, str] | None) -> Sequence[ThreadRow]:
+        at, thread_id = before or (math.inf, "")
+        where = {"user_id": user_id, "at": at, "thread_id": thread_id, "limit": max(0, limit)}
+        return await self._rows(queries.THREADS, ThreadRow, where)
+
+    async def count_threads(self, user_id: str) -> int:
+        (row,) = await self._rows(queries.COUNT_THREADS, dict[str, int], {"user_id": user_id})
+        return row["count"]
+
+    async def messages(
+        self, user_id: str, thread_id: str, limit: int, before: int | None, upto: int
+    ) -> Sequence[MessageRow]:
+        end = min(_NO_SEQ if before is None else before, upto + 1)
+        where = {"user_id": user_id, "thread_id": thread_id, "end": end, "limit": max(0, limit)}
+        return (await self._rows(queries.MESSAGES, _message, where))[::-1]
+
+    async def search(self, user_id: str, query: str, limit: int) -> Sequence[MessageRow]:
+        where = {"user_id": user_id, "query": search.expression(user_id, query), "limit": max(0, limit)}
+        return await self._rows(search.SEARCH, _message, where)
+
+    async def run(self, user_id: str, run_id: str) -> RunRow | None:
+        return _first(await self._rows(queries.RUN, RunRow, {"user_id": user_id, "run_id": run_id}))
+
+    async def run_of_command(self, user_id: str, command_id: str) -> RunRow | None:
+        where = {"user_id": user_id, "command_id": command_id}
+        return _first(await self._rows(queries.RUN_OF_COMMAND, RunRow, where))
+
+    async def unfinished_runs(self, limit: int) -> Sequence[RunRow]:
+        return await self._rows(queries.UNFINISHED_RUNS, RunRow, {"limit": max(0, limit)})
+
+    # Threads.
+
+    async def _rows(self, query: sa.Executable, make: Callable[..., Row], where: Mapping[str, Any]) -> list[Row]:
+        def read() -> list[Row]:
+            self._check_open()
+            with self._database.reading() as connection:
+                rows = connection.execute(query, where)
+                names = list(rows.keys())
+                # A third of the cost of ``rows.mappings()``, which counts when a long stream is replayed.
+                return [make(**dict(zip(names, row, strict=True))) for row in rows]
+
+        return await trio.to_thread.run_sync(read, limiter=self._readers)
+
+    async def _written(self, work: Callable[[sa.Connection], T]) -> T:
+        def write() -> T:
+            self._check_open()
+            with self._database.writing() as connection:
+                return work(connection)
+
+        return await trio.to_thread.run_sync(write, limiter=self._writer)
+
+    def _check_open(self) -> None:
+        # In the thread, with the token in hand: nothing can close the store from here on.
+        if not self._open:
+            raise StoreError("the store is not open")
+
+    @contextlib.asynccontextmanager
+    async def _alone(self) -> AsyncIterator[None]:
+        """Wait until no thread works on the database, and let none begin within the block."""
+        async with contextlib.AsyncExitStack() as stack:
+            for limiter in [self._writer] + [self._readers] * self._database.readers:
+                token = object()
+                await limiter.acquire_on_behalf_of(token)
+                stack.callback(limiter.release_on_behalf_of, token)
+            yield
+
+
+def _first(rows: Sequence[Row]) -> Row | None:
+    return rows[0] if rows else None
+
+
+def _message(attachments: Sequence[Mapping[str, Any]], **values: Any) -> MessageRow:
+    return MessageRow(attachments=tuple(attachments), **values)

@@ -1,0 +1,210 @@
+"""The listener: accepts, reads the head, and shows each client to a page or to its user's context.
+
+Three life spans, each inside the one before: the door, which has an accept loop per listener; one
+handshake task per client, under a deadline; and the connection itself, which is no child of the
+door: its task lives in the user's nursery.
+
+Accepting goes on when the process has no descriptors left (EMFILE, ENFILE, ENOMEM, ENOBUFS): the loop
+waits a moment, since the listener stays readable, and counts it. Any other error of ``accept`` is ours.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import secrets
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
+
+import attrs
+import trio
+
+from netra_ws.access import choose_subprotocol, is_older_client, offered_subprotocols
+from netra_ws.contexts.registry import Owner
+from netra_ws.errors import Refused, StoreError
+from netra_ws.identity import Identity
+from netra_ws.protocol.values import MAX_SEQ, read_id
+from netra_ws.wire.head import Head, Reply, Request, check_upgrade, json_reply, refusal
+from netra_ws.wire.pump import Admitted, Wiring, serve_socket
+
+logger = logging.getLogger(__name__)
+
+SOCKET_PATHS = frozenset({"/ws", "/websocket", "/api/v1/websocket"})
+ECHO_PATH = "/ws/echo"
+#: Handshakes at the same time; beyond it the system's queue holds newcomers.
+MAX_HANDSHAKES = 1000
+#: Seconds of waiting when no descriptor is left.
+BACKOFF_S = 0.1
+#: Seconds for a client to take its HTTP answer and go.
+GOODBYE_S = 1.0
+_OUT_OF_ROOM = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
+
+Page = Callable[[Head, bytes], Awaitable[Reply]]
+Admit = Callable[[Head], Awaitable[Identity]]
+
+
+@attrs.define
+class Door:
+    """Who may come in, and what else is shown.
+
+    Attributes:
+        pages: Path → page; the page gets the head and the body of a POST.
+        echo: Whether ``/ws/echo`` exists.
+        outcomes: How attempts to open a socket ended: ``accepted`` or the code of the refusal.
+    """
+
+    wiring: Wiring
+    owner: Owner
+    admit: Admit
+    pages: Mapping[str, Page]
+    handshake_s: float
+    echo: bool = False
+    outcomes: Counter[str] = attrs.field(factory=Counter)
+    accept_errors: int = 0
+    _slots: trio.CapacityLimiter = attrs.field(factory=lambda: trio.CapacityLimiter(MAX_HANDSHAKES))
+
+    async def run(
+        self,
+        listeners: Sequence[trio.SocketListener],
+        *,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """Accept until cancelled; handshakes that are under way are cancelled with it."""
+        async with trio.open_nursery() as nursery:
+            for listener in listeners:
+                nursery.start_soon(self._accept, listener, nursery)
+            task_status.started()
+
+    async def _accept(self, listener: trio.SocketListener, nursery: trio.Nursery) -> None:
+        while True:
+            token = object()
+            await self._slots.acquire_on_behalf_of(token)
+            try:
+                stream = await listener.accept()
+            except BaseException as exc:
+                self._slots.release_on_behalf_of(token)
+                if not isinstance(exc, OSError) or exc.errno not in _OUT_OF_ROOM:
+                    raise
+                self.accept_errors += 1
+                logger.error("cannot accept connections: %s; trying again", exc)
+                await trio.sleep(BACKOFF_S)
+            else:
+                nursery.start_soon(self._greet, stream, token)
+
+    async def _greet(self, stream: trio.SocketStream, token: object) -> None:
+        try:
+            await self.greet(stream, _peer(stream))
+        finally:
+            self._slots.release_on_behalf_of(token)
+
+    async def greet(self, stream: trio.abc.Stream, peer: str) -> None:
+        """Serve one client up to its answer or its seat; whatever it does, nothing is raised."""
+        request = Request(stream, peer)
+        handed_over = False
+        try:
+            with trio.move_on_after(self.handshake_s):
+                try:
+                    handed_over = await self._show(request)
+                except Refused as refused:
+                    await request.answer(refusal(refused))
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            pass
+        except Exception:  # a bug of ours must not close the door
+            correlation_id = secrets.token_hex(4)
+            logger.exception("request failed [%s]", correlation_id)
+            with trio.move_on_after(GOODBYE_S):
+                await _try_answer(request, correlation_id)
+        finally:
+            if not handed_over:
+                await _see_off(stream)
+
+    async def _show(self, request: Request) -> bool:
+        """Answer a page, or seat a socket; return whether the stream belongs to somebody else now."""
+        head = await request.head()
+        if head is None:
+            return False
+        if head.path in SOCKET_PATHS or (self.echo and head.path == ECHO_PATH):
+            try:
+                await self._seat(request, head)
+            except Refused as refused:
+                self.outcomes[refused.code] += 1
+                raise
+            self.outcomes["accepted"] += 1
+            return True
+        await request.answer(await self._page(request, head))
+        return False
+
+    async def _page(self, request: Request, head: Head) -> Reply:
+        page = self.pages.get(head.path)
+        if page is None:
+            raise Refused(404, "NOT_FOUND", "There is nothing at this address.")
+        body = await request.body() if head.method == "POST" else b""
+        return await page(head, body)
+
+    async def _seat(self, request: Request, head: Head) -> None:
+        check_upgrade(head)
+        head = attrs.evolve(head, rest=await request.rest())
+        identity = await self.admit(head)
+        offered = offered_subprotocols(head.headers)
+        admitted = Admitted(
+            identity=identity,
+            head=head,
+            subprotocol=choose_subprotocol(offered),
+            resume=_read_resume(head.query.get("resume")),
+            thread_id=_read_thread(head.query.get("thread_id")),
+            older=is_older_client(offered),
+            echo=head.path == ECHO_PATH,
+        )
+        try:
+            await self.owner.seat(identity, partial(serve_socket, self.wiring, admitted, request.stream))
+        except StoreError as exc:
+            logger.error("no seat for a client: %s", exc)
+            raise Refused(503, "UNAVAILABLE", "The store does not answer.", retry_after_s=2) from None
+
+
+def _read_resume(value: str | None) -> tuple[str, int] | None:
+    if value is None:
+        return None
+    epoch, colon, seq = value.rpartition(":")
+    if not (colon and epoch and len(epoch) <= 64 and seq.isascii() and seq.isdigit() and len(seq) <= 19):
+        raise Refused(400, "BAD_REQUEST", "resume is not <epoch>:<seq>.")
+    return epoch, min(int(seq), MAX_SEQ)
+
+
+def _read_thread(value: str | None) -> str | None:
+    if value is None:
+        return None
+    try:
+        return read_id(value)
+    except (TypeError, ValueError):
+        raise Refused(400, "BAD_REQUEST", "thread_id is not the id of a thread.") from None
+
+
+def _peer(stream: trio.SocketStream) -> str:
+    try:
+        address = stream.socket.getpeername()
+    except OSError:
+        return "?"  # gone already; the next read will say so
+    return str(address[0]) if isinstance(address, tuple) else "local"
+
+
+async def _try_answer(request: Request, correlation_id: str) -> None:
+    text = f"The server failed; its log has it under {correlation_id}."
+    with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+        await request.answer(json_reply(500, {"code": "INTERNAL", "error": text}))
+
+
+async def _see_off(stream: trio.abc.Stream) -> None:
+    """Close so that the answer arrives: a close with unread data would reset the connection."""
+    with trio.CancelScope(shield=True, deadline=trio.current_time() + GOODBYE_S):
+        try:
+            if isinstance(stream, trio.abc.HalfCloseableStream):
+                await stream.send_eof()
+                while await stream.receive_some(64 * 1024):
+                    pass
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            pass
+    with trio.CancelScope(shield=True):
+        await trio.aclose_forcefully(stream)

@@ -1,0 +1,235 @@
+"""HTTP heads: read with h11 under a limit, judged by ourselves, answered and closed.
+
+One request per TCP connection: a page is answered and the connection closed, an upgrade becomes a
+WebSocket. Only what RFC 6455 §4.2.1 asks of an upgrade goes on; trio-websocket never sees the head
+that a client sent, but a canonical one, because odd bytes in it have crashed it.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+from urllib.parse import parse_qsl, urlsplit
+
+import attrs
+import h11
+import trio
+
+from netra_ws.errors import Refused
+
+MAX_HEAD_BYTES = 16 * 1024
+MAX_BODY_BYTES = 64 * 1024
+METHODS = frozenset({"GET", "HEAD", "OPTIONS", "POST"})
+
+Headers = Sequence[tuple[bytes, bytes]]
+
+
+@attrs.frozen
+class Head:
+    """A request head.
+
+    Attributes:
+        path: Decoded as Latin-1, without the query.
+        query: The first value of each name.
+        headers: Names in lower case.
+        peer: Address of the client, without port.
+        rest: Bytes that came behind the head of an upgrade.
+    """
+
+    method: str
+    path: str
+    query: Mapping[str, str]
+    headers: Headers
+    peer: str
+    http_version: str = "1.1"
+    rest: bytes = b""
+
+    def get(self, name: bytes) -> bytes | None:
+        """Return the first header of that lower-case name."""
+        return next((value for key, value in self.headers if key == name), None)
+
+    def tokens(self, name: bytes) -> list[str]:
+        """Return the comma-separated words of all headers of that name, in lower case."""
+        values = b",".join(value for key, value in self.headers if key == name).decode("latin-1")
+        return [word.strip().lower() for word in values.split(",") if word.strip()]
+
+    @property
+    def origin(self) -> str | None:
+        """The Origin header as text, for an answer's CORS header."""
+        value = self.get(b"origin")
+        return None if value is None else value.decode("latin-1")
+
+
+@attrs.frozen
+class Reply:
+    """An HTTP answer."""
+
+    status: int
+    body: bytes = b""
+    content_type: str = "application/json"
+    headers: tuple[tuple[str, str], ...] = ()
+
+
+def json_reply(status: int, fields: object, headers: tuple[tuple[str, str], ...] = ()) -> Reply:
+    """Return *fields* as a JSON answer."""
+    return Reply(status, json.dumps(fields).encode() + b"\n", "application/json", headers)
+
+
+def refusal(refused: Refused) -> Reply:
+    """Return the answer that turns a client down."""
+    headers = refused.headers
+    if refused.retry_after_s is not None:
+        headers = (*headers, ("Retry-After", str(refused.retry_after_s)))
+    return json_reply(refused.status, {"code": refused.code, "error": refused.text}, headers)
+
+
+@attrs.define
+class Request:
+    """One HTTP exchange on a stream: read the head, read a small body, answer."""
+
+    stream: trio.abc.Stream
+    peer: str
+    _h11: h11.Connection = attrs.field(
+        factory=lambda: h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEAD_BYTES)
+    )
+    _head_only: bool = False
+
+    async def head(self) -> Head | None:
+        """Read the head; None when the client left without sending one.
+
+        Raises:
+            Refused: 400 or 413 when it is none, or too large; 405 and 501 for other methods.
+        """
+        try:
+            event = await self._next()
+        except h11.RemoteProtocolError as exc:
+            if exc.error_status_hint == HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE:
+                raise Refused(413, "HEAD_TOO_LARGE", f"The head has more than {MAX_HEAD_BYTES} bytes.") from None
+            raise Refused(400, "BAD_REQUEST", "This is not an HTTP request.") from None
+        if not isinstance(event, h11.Request):
+            return None
+        head = self._parse(event)
+        self._head_only = head.method == "HEAD"
+        if head.method not in METHODS:
+            raise Refused(405, "METHOD_NOT_ALLOWED", "Only GET, HEAD, OPTIONS and POST.", headers=(("Allow", "GET"),))
+        return head
+
+    async def rest(self) -> bytes:
+        """Return the bytes behind the head of an upgrade.
+
+        Raises:
+            Refused: The request has a body, which an upgrade must not have.
+        """
+        try:
+            event = await self._next()
+        except h11.RemoteProtocolError:
+            raise Refused(400, "BAD_REQUEST", "An upgrade has no body.") from None
+        if not isinstance(event, h11.EndOfMessage):
+            raise Refused(400, "BAD_REQUEST", "An upgrade has no body.")
+        return bytes(self._h11.trailing_data[0])
+
+    async def body(self) -> bytes:
+        """Read the body of a POST, at most 64 KiB.
+
+        Raises:
+            Refused: 413 when it is larger, 400 when it is broken.
+        """
+        body = bytearray()
+        try:
+            while isinstance(event := await self._next(), h11.Data):
+                body += event.data
+                if len(body) > MAX_BODY_BYTES:
+                    raise Refused(413, "BODY_TOO_LARGE", f"The body has more than {MAX_BODY_BYTES} bytes.")
+        except h11.RemoteProtocolError:
+            raise Refused(400, "BAD_REQUEST", "The body is broken.") from None
+        if not isinstance(event, h11.EndOfMessage):
+            raise Refused(400, "BAD_REQUEST", "The body is broken.")
+        return bytes(body)
+
+    async def answer(self, reply: Reply) -> None:
+        """Send *reply* and say that nothing follows; the caller closes the stream."""
+        if self._h11.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
+            return
+        headers = [
+            ("Content-Type", reply.content_type),
+            ("Content-Length", str(len(reply.body))),
+            ("Connection", "close"),
+            *reply.headers,
+        ]
+        reason = HTTPStatus(reply.status).phrase if reply.status in _STATUSES else ""
+        response = h11.Response(status_code=reply.status, headers=headers, reason=reason.encode())
+        data = self._h11.send(response) or b""
+        if not self._head_only:
+            data += self._h11.send(h11.Data(data=reply.body)) or b""
+        data += self._h11.send(h11.EndOfMessage()) or b""
+        await self.stream.send_all(data)
+
+    async def _next(self) -> object:
+        while True:
+            event = self._h11.next_event()
+            if event is not h11.NEED_DATA:
+                return event
+            try:
+                data = await self.stream.receive_some(MAX_HEAD_BYTES)
+            except (trio.BrokenResourceError, trio.ClosedResourceError):
+                data = b""
+            self._h11.receive_data(bytes(data))
+
+    def _parse(self, request: h11.Request) -> Head:
+        target = request.target.decode("latin-1")
+        try:
+            parts = urlsplit(target)
+        except ValueError:
+            raise Refused(400, "BAD_REQUEST", "The target cannot be read.") from None
+        query: dict[str, str] = {}
+        for name, value in parse_qsl(parts.query, keep_blank_values=True, max_num_fields=100):
+            query.setdefault(name, value)
+        return Head(
+            method=request.method.decode("latin-1"),
+            path=parts.path,
+            query=query,
+            headers=[(bytes(name), bytes(value)) for name, value in request.headers],
+            peer=self.peer,
+            http_version=request.http_version.decode("latin-1"),
+        )
+
+
+_STATUSES = frozenset(status.value for status in HTTPStatus)
+_UPGRADE = (("Upgrade", "websocket"), ("Sec-WebSocket-Version", "13"))
+
+
+def check_upgrade(head: Head) -> None:
+    """Check what RFC 6455 §4.2.1 asks of an opening handshake.
+
+    Raises:
+        Refused: 426 when it is no WebSocket upgrade of version 13, 400 when its key or head is wrong.
+    """
+    if (
+        head.method != "GET"
+        or head.http_version != "1.1"
+        or "websocket" not in head.tokens(b"upgrade")
+        or "upgrade" not in head.tokens(b"connection")
+    ):
+        raise Refused(426, "UPGRADE_REQUIRED", "This address speaks WebSocket.", headers=_UPGRADE)
+    if head.tokens(b"sec-websocket-version") != ["13"]:
+        raise Refused(426, "UPGRADE_REQUIRED", "Only WebSocket version 13 is spoken here.", headers=_UPGRADE)
+    keys = [value for key, value in head.headers if key == b"sec-websocket-key"]
+    try:
+        good = len(keys) == 1 and len(base64.b64decode(keys[0], validate=True)) == 16
+    except (binascii.Error, ValueError):
+        good = False
+    if not good:
+        raise Refused(400, "BAD_REQUEST", "Sec-WebSocket-Key is not 16 bytes in base64.")
+
+
+def canonical_upgrade(head: Head, subprotocol: str | None) -> bytes:
+    """Return the only head that trio-websocket gets to see: nothing a client wrote but its checked key."""
+    key = head.get(b"sec-websocket-key") or b""
+    chosen = b"" if subprotocol is None else b"Sec-WebSocket-Protocol: " + subprotocol.encode() + b"\r\n"
+    return (
+        b"GET /ws HTTP/1.1\r\nHost: netra\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        b"Sec-WebSocket-Version: 13\r\n" + chosen + b"Sec-WebSocket-Key: " + key + b"\r\n\r\n"
+    )

@@ -1,0 +1,324 @@
+"""One connection from its upgrade to its end: the task in the user's nursery that owns the socket.
+
+It gives *its own* nursery to trio-websocket, because that may raise out of its reader task (a ping
+behind our Close does, trio-websocket #184): such an error ends this connection and nothing else.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import time
+from collections import Counter
+from collections.abc import Callable
+
+import attrs
+import trio
+from trio_websocket import ConnectionClosed, WebSocketConnection, wrap_server_stream
+from wsproto.utilities import LocalProtocolError, RemoteProtocolError
+
+from netra_ws.access import ping_budget
+from netra_ws.contexts.connection import Connection
+from netra_ws.contexts.context import UserContext
+from netra_ws.contexts.dispatch import dispatch, set_position
+from netra_ws.contexts.starting import open_thread, write_thread
+from netra_ws.errors import ClientError, StoreError
+from netra_ws.history.stores.contract import Store
+from netra_ws.history.stream import Cursor
+from netra_ws.identity import Identity
+from netra_ws.protocol.closing import CloseCode
+from netra_ws.protocol.codec import Incoming, read_command
+from netra_ws.protocol.commands import Heartbeat as HeartbeatCommand
+from netra_ws.protocol.commands import Ping
+from netra_ws.protocol.replies import (
+    AdvertisedLimits,
+    ConnectionEstablished,
+    HandshakeResponse,
+    Position,
+)
+from netra_ws.wire.flusher import Flusher
+from netra_ws.wire.head import Head, canonical_upgrade
+from netra_ws.wire.heartbeat import Heartbeat
+from netra_ws.wire.stream import Duplex
+
+logger = logging.getLogger(__name__)
+# It logs every frame and every client's mistake; what matters is logged here.
+logging.getLogger("trio-websocket").setLevel(logging.CRITICAL)
+
+#: Messages that trio-websocket holds for us; its default of one makes it deaf for pings.
+QUEUE = 16
+READ_BYTES = 64 * 1024
+#: Larger messages are parsed in a worker thread.
+PARSE_IN_THREAD = 64 * 1024
+#: Seconds for a closing handshake.
+CLOSE_S = 2.0
+
+PROTOCOL = "netra.v1"
+
+
+@attrs.frozen(kw_only=True)
+class Admitted:
+    """A client that may come in.
+
+    Attributes:
+        resume: Position it wants to go on from, or None.
+        thread_id: Thread that it was in.
+        older: Whether it gets the older handshake.
+        echo: Whether it only wants its messages back (conformance suites).
+    """
+
+    identity: Identity
+    head: Head
+    subprotocol: str | None
+    resume: tuple[str, int] | None = None
+    thread_id: str | None = None
+    older: bool = False
+    echo: bool = False
+
+
+@attrs.define
+class WireCounts:
+    """Counts of all connections since the start."""
+
+    closes: Counter[int] = attrs.field(factory=Counter)
+    replays: Counter[str] = attrs.field(factory=Counter)
+    bytes_in: int = 0
+    bytes_out: int = 0
+    messages_in: int = 0
+    messages_out: int = 0
+
+
+@attrs.define
+class Wiring:
+    """What all connections share."""
+
+    store: Store
+    flusher: Flusher
+    heartbeat: Heartbeat
+    handshake_s: float
+    count: Callable[[str, str], None]
+    clock: Callable[[], float] = time.time
+    counts: WireCounts = attrs.field(factory=WireCounts)
+
+
+@attrs.define(eq=False)
+class Socket:
+    """A connection's socket: carries the seat, and closes when the seat says so (``contexts.connection.Wire``)."""
+
+    wiring: Wiring
+    context: UserContext
+    admitted: Admitted
+    stream: Duplex
+    nursery: trio.Nursery | None = None
+    close_code: int = 1006
+    _library: WebSocketConnection | None = None
+    _closed: trio.Event = attrs.field(factory=trio.Event)
+    _closing: bool = False
+
+    def wake(self) -> None:
+        """Have the seat's frames written soon."""
+        self.stream.wake()
+
+    def close(self, code: CloseCode, reason: str) -> None:
+        """Begin the closing handshake; the connection's task ends when it is done, or after ``CLOSE_S``."""
+        if self._closing or self.nursery is None:
+            return
+        self._closing = True
+        self.close_code = code
+        self.nursery.start_soon(self._close, code, reason)
+
+    async def _close(self, code: CloseCode, reason: str) -> None:
+        try:
+            with trio.move_on_after(CLOSE_S):
+                if self._library is not None:
+                    await self._library.aclose(code, reason)
+        finally:
+            self._closed.set()
+
+    async def carry(self) -> bool:
+        """Serve the connection until it ends; return whether the client said that it will not come back."""
+        connection: Connection | None = None
+        try:
+            async with trio.open_nursery() as nursery:
+                self.nursery = self.stream.nursery = nursery
+                library = await self._accept(nursery)
+                if library is not None:
+                    if self.admitted.echo:
+                        await _echo(library)
+                    else:
+                        connection = self._seat()
+                        await self._converse(library, connection, nursery)
+                    if self._closing:
+                        await self._closed.wait()
+                    elif library.closed is not None:
+                        self.close_code = library.closed.code
+                nursery.cancel_scope.cancel()
+        except* (LocalProtocolError, RemoteProtocolError, UnicodeError) as group:
+            logger.debug("connection of %s ended by a protocol error: %r", self.admitted.head.peer, group)
+        finally:
+            if connection is not None:
+                connection.closing = True
+                self.context.detach(connection)
+            # Shielded and bounded: a Close frame that is queued may still leave.
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + CLOSE_S):
+                await self.stream.aclose()
+            with trio.CancelScope(shield=True):
+                await self.stream.abort()
+            self._count(connection)
+        return connection is not None and connection.explicit
+
+    async def _accept(self, nursery: trio.Nursery) -> WebSocketConnection | None:
+        with trio.move_on_after(self.wiring.handshake_s):
+            request = await wrap_server_stream(
+                nursery,
+                self.stream,
+                message_queue_size=QUEUE,
+                max_message_size=self.context.policy.max_message_bytes,
+                receive_buffer_size=READ_BYTES,
+            )
+            library: WebSocketConnection = await request.accept(subprotocol=self.admitted.subprotocol)
+            self._library = self.stream.library = library
+            return library
+        return None
+
+    def _seat(self) -> Connection:
+        admitted, stream = self.admitted, self.context.stream
+        return Connection(
+            connection_id=f"conn_{secrets.token_hex(8)}",
+            identity=admitted.identity,
+            protocol=PROTOCOL,
+            cursor=Cursor(stream, self.wiring.store, stream.visible),
+            wire=self,
+            clock=self.wiring.clock,
+            older=admitted.older,
+            reads=admitted.identity.may("read"),
+            thread_id=admitted.thread_id,
+        )
+
+    async def _converse(self, library: WebSocketConnection, connection: Connection, nursery: trio.Nursery) -> None:
+        self._welcome(connection)
+        self.context.attach(connection)
+        self.wiring.heartbeat.watch(connection, self.stream)
+        self.stream.source = connection
+        self.stream.wake()
+        if connection.older:
+            await self._older_handshake(connection)
+        nursery.start_soon(dispatch, self.context, connection, self.wiring.count)
+        await self._pump(library, connection)
+
+    def _welcome(self, connection: Connection) -> None:
+        context, policy = self.context, self.context.policy
+        resume = self.admitted.resume
+        stream = context.stream
+        resumed = resume is not None and connection.reads and stream.judge(*resume) is None
+        connection.tell(
+            ConnectionEstablished(
+                connection_id=connection.connection_id,
+                user_id=context.user_id,
+                protocol=PROTOCOL,
+                server_time=self.wiring.clock(),
+                heartbeat_interval_s=policy.heartbeat_interval_s,
+                pong_timeout_s=policy.pong_timeout_s,
+                limits=AdvertisedLimits(
+                    max_message_bytes=policy.max_message_bytes,
+                    messages_per_minute=policy.messages_per_minute,
+                    max_connections_per_user=policy.max_connections_per_user,
+                    max_runs_per_user=policy.max_runs_per_user,
+                ),
+                stream=Position(epoch=stream.epoch, seq=stream.visible),
+                resume_window_s=policy.resume_window_s,
+                resumed=resumed,
+                active_runs=context.active,
+                pending_inputs=[],
+                agents=sorted(policy.agents),
+            )
+        )
+        if resume is not None and connection.reads:
+            reason = stream.judge(*resume)
+            self.wiring.counts.replays[reason or "complete"] += 1
+            set_position(connection, *resume)
+
+    async def _older_handshake(self, connection: Connection) -> None:
+        context = self.context
+        try:
+            async with context.lock:
+                thread, _ = await open_thread(context, None, "")
+                with context.stream.step() as step:
+                    seq = write_thread(context, step, thread)
+        except (ClientError, StoreError) as exc:
+            logger.warning("no thread for an older client of %s: %s", context.user_id, exc)
+            connection.shut(CloseCode.INTERNAL, "no thread could be opened")
+            return
+        connection.thread_id = thread.thread_id
+        connection.tell(
+            HandshakeResponse(
+                thread_id=thread.thread_id,
+                run_id=None,
+                request_id=secrets.token_hex(8),
+                session_token=connection.connection_id,
+                message="handshake: acknowledge with handshake_acknowledged",
+            ),
+            barrier=seq,
+        )
+
+    async def _pump(self, library: WebSocketConnection, connection: Connection) -> None:
+        """Read messages until the connection ends; never waits for an agent or a store."""
+        limit = self.context.policy.max_message_bytes
+        pings = ping_budget(self.context.policy.pings_per_minute)
+        traffic = connection.traffic
+        while True:
+            try:
+                message = await library.get_message()
+            except ConnectionClosed:
+                return
+            if connection.closing:
+                continue
+            if isinstance(message, bytes):
+                connection.shut(CloseCode.UNSUPPORTED, "binary messages are not spoken here")
+                continue
+            if len(message) * 4 > limit and len(message.encode()) > limit:
+                connection.shut(CloseCode.TOO_BIG, f"more than {limit} bytes")
+                continue
+            traffic.messages_in += 1
+            traffic.last_activity = self.wiring.clock()
+            incoming = await _read(message)
+            if isinstance(incoming.command, Ping | HeartbeatCommand):
+                # Above its budget a client is read no faster.
+                await trio.sleep(pings.take(trio.current_time()))
+            await connection.inbox_in.send(incoming)
+            await connection.wait_for_room()
+
+    def _count(self, connection: Connection | None) -> None:
+        counts, stream = self.wiring.counts, self.stream
+        counts.closes[self.close_code] += 1
+        counts.bytes_in += stream.bytes_in
+        counts.bytes_out += stream.bytes_out
+        if connection is not None:
+            counts.messages_in += connection.traffic.messages_in
+            counts.messages_out += connection.traffic.messages_out
+
+
+async def _read(message: str) -> Incoming:
+    if len(message) > PARSE_IN_THREAD:
+        return await trio.to_thread.run_sync(read_command, message)
+    return read_command(message)
+
+
+async def _echo(library: WebSocketConnection) -> None:
+    while True:
+        try:
+            await library.send_message(await library.get_message())
+        except ConnectionClosed:
+            return
+
+
+async def serve_socket(wiring: Wiring, admitted: Admitted, transport: trio.abc.Stream, context: UserContext) -> bool:
+    """Carry one admitted client in its user's context."""
+    stream = Duplex(
+        transport,
+        canonical_upgrade(admitted.head, admitted.subprotocol),
+        admitted.head.rest,
+        wiring.flusher,
+        ping_budget(context.policy.pings_per_minute),
+    )
+    return await Socket(wiring, context, admitted, stream).carry()

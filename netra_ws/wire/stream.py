@@ -1,0 +1,371 @@
+"""Our ``trio.abc.Stream`` under trio-websocket: one way in, one way out for every byte.
+
+In: a canonical upgrade head, then, once the 101 is on its way, what the client sends. Out: whole
+frames only, from two sides: trio-websocket's own (the 101, pongs, Close), and the seat's ready frames
+(``Source``). Both are gathered into one system call. A write that was cut short leaves its tail here, so no
+cancellation can tear a frame.
+
+Who may write: the flusher while the socket takes everything; a task of the connection's own while
+it is full, or where there is no descriptor to write to (TLS, memory streams). Never both.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from enum import Enum
+from typing import Protocol
+
+import attrs
+import trio
+
+from netra_ws.access.limits import RateLimit
+from netra_ws.errors import StoreError, Trimmed
+from netra_ws.protocol.closing import SENT_FOR_THE_LIBRARY, CloseCode
+from netra_ws.protocol.codec import close_frame, ping_frame
+
+#: Bytes per system call.
+SLICE = 64 * 1024
+#: Bytes of trio-websocket's own frames that may wait; above it the reading stops.
+OWN_HIGH = 64 * 1024
+#: Seconds for the last bytes to leave, and for the client to close its side after ours.
+LINGER_S = 1.0
+#: Seconds a full socket may take nothing before the client counts as gone.
+STALL_S = 60.0
+#: Seconds between two tries when the store does not answer a reader that needs it.
+STORE_RETRY_S = 0.5
+
+
+class Source(Protocol):
+    """Who has ready frames for the socket; a seat."""
+
+    @property
+    def pending(self) -> bool: ...
+
+    def take(self, room: int) -> list[bytes]: ...
+
+    async def refill(self) -> None: ...
+
+
+class Library(Protocol):
+    """What we want to know of trio-websocket: why it closed."""
+
+    @property
+    def closed(self) -> object | None: ...
+
+
+class WritePlan(Protocol):
+    """Who calls ``flush`` soon; the flusher."""
+
+    def plan(self, stream: Duplex) -> None: ...
+
+
+class Progress(Enum):
+    """What one flush came to."""
+
+    IDLE = "everything was written"
+    MORE = "there is more, call again"
+    FULL = "the socket takes nothing now"
+    REFILL = "the next frames are in the store"
+
+
+@attrs.frozen(kw_only=True)
+class Counted:
+    """Bytes of all connections since the start."""
+
+    bytes_in: int
+    bytes_out: int
+
+
+@attrs.define(eq=False)
+class Duplex(trio.abc.Stream):
+    """The wire of one connection.
+
+    Attributes:
+        nursery: The connection's own; the writer of a full socket runs in it.
+        source: The seat, from the moment it may speak.
+        library: The trio-websocket connection, once there is one.
+        heard_at: When the client was last heard (``trio.current_time``).
+        ping_sent_at: When the ping that is not answered yet was sent.
+        closed: Whether nothing can be written any more.
+    """
+
+    transport: trio.abc.Stream
+    _request: bytes
+    _rest: bytes
+    _plan: WritePlan
+    _control_budget: RateLimit
+    nursery: trio.Nursery | None = None
+    source: Source | None = None
+    library: Library | None = None
+    heard_at: float = attrs.field(factory=trio.current_time)
+    ping_sent_at: float | None = None
+    rtt_s: float | None = None
+    bytes_in: int = 0
+    bytes_out: int = 0
+    closed: bool = False
+    planned: bool = False
+    _fd: int = -1
+    _writing: bool = False
+    _tail: bytes = b""
+    _own: deque[bytes] = attrs.field(factory=deque)
+    _own_bytes: int = 0
+    _upgraded: bool = False
+    _close_queued: bool = False
+    _close_gathered: bool = False
+    _accepted: trio.Event = attrs.field(factory=trio.Event)
+    _quiet: trio.Event = attrs.field(factory=trio.Event)
+    _room: trio.Event = attrs.field(factory=trio.Event)
+
+    def __attrs_post_init__(self) -> None:
+        if os.name == "posix" and isinstance(self.transport, trio.SocketStream):
+            self._fd = self.transport.socket.fileno()
+
+    # In (called by trio-websocket's reader).
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        if self._request:
+            await trio.lowlevel.checkpoint()
+            request, self._request = self._request, b""
+            return request
+        # Frames glued to the upgrade would reach wsproto before it has accepted.
+        await self._accepted.wait()
+        if self._rest:
+            await trio.lowlevel.checkpoint()
+            data, self._rest = self._rest, b""
+        else:
+            if self.closed:
+                raise trio.ClosedResourceError
+            data = bytes(await self.transport.receive_some(max_bytes))
+        self._heard(data)
+        return data
+
+    def _heard(self, data: bytes) -> None:
+        self.bytes_in += len(data)
+        self.heard_at = trio.current_time()
+        if self.ping_sent_at is not None and data[:1] == b"\x8a":
+            self.rtt_s = self.heard_at - self.ping_sent_at
+            self.ping_sent_at = None
+
+    # Out.
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        """Queue a whole frame of trio-websocket's; waits while too many wait."""
+        await trio.lowlevel.checkpoint_if_cancelled()
+        if self._close_queued:
+            return  # RFC 6455 §5.5.1: nothing after a Close frame
+        # Nothing is queued yet, so a cancellation in this wait cannot tear a frame.
+        while self._own_bytes > OWN_HIGH and not self.closed:
+            await self._room.wait()
+        frame = bytes(data)
+        if frame[:1] == b"\x8a":
+            # A pong stands for a ping: above its budget the client is read no faster.
+            await trio.sleep(self._control_budget.take(trio.current_time()))
+        if self.closed:
+            raise trio.BrokenResourceError
+        if not self._upgraded:
+            self._upgraded = True
+            self._accepted.set()
+        elif frame[:1] == b"\x88":
+            self._close_queued = True
+        self._queue(frame)
+        await trio.lowlevel.cancel_shielded_checkpoint()
+
+    async def wait_send_all_might_not_block(self) -> None:
+        await trio.lowlevel.checkpoint()
+
+    def _queue(self, frame: bytes) -> None:
+        self._own.append(frame)
+        self._own_bytes += len(frame)
+        self.wake()
+
+    def ping(self) -> None:
+        """Send a ping; ``rtt_s`` and ``heard_at`` tell what came of it."""
+        self.ping_sent_at = trio.current_time()
+        if not self._close_queued and not self.closed:
+            self._queue(ping_frame())
+
+    def wake(self) -> None:
+        """Note that there is something to write."""
+        if self.closed or self._writing or self.planned:
+            return
+        if self._fd >= 0:
+            self._plan.plan(self)
+        else:
+            self._start_writer()
+
+    def flush(self) -> Progress:
+        """Write what is pending, at most about 64 KiB, in one system call; only for plain sockets."""
+        try:
+            data = self._gather()
+        except Trimmed:
+            return Progress.REFILL
+        if not data:
+            return self._idle()
+        try:
+            written = os.write(self._fd, data)
+        except BlockingIOError:
+            written = 0
+        except OSError:
+            self._break()
+            return Progress.IDLE
+        self.bytes_out += written
+        if written < len(data):
+            self._tail = data[written:]
+            return Progress.FULL
+        return Progress.MORE if self._has_more() else self._idle()
+
+    def write_later(self) -> None:
+        """Leave the flusher: a task of the connection's own goes on until everything is written."""
+        self._start_writer()
+
+    def _gather(self) -> bytes:
+        if self.closed:
+            return b""
+        if len(self._tail) >= SLICE:
+            tail, self._tail = self._tail, b""
+            return tail
+        frames = []
+        if self.source is not None and not self._close_gathered:
+            try:
+                frames = self.source.take(SLICE - len(self._tail))
+            except Trimmed:
+                if not self._tail and not self._own:
+                    raise
+        if self._tail:
+            frames.insert(0, self._tail)
+            self._tail = b""
+        if self._own:
+            # Behind the seat's frames, so that a last ack goes before the Close.
+            frames.extend(self._own)
+            self._own.clear()
+            self._own_bytes = 0
+            self._close_gathered = self._close_queued
+            self._room.set()
+            self._room = trio.Event()
+        return frames[0] if len(frames) == 1 else b"".join(frames)
+
+    def _has_more(self) -> bool:
+        if self._tail or self._own:
+            return True
+        return self.source is not None and not self._close_gathered and self.source.pending
+
+    def _idle(self) -> Progress:
+        self._quiet.set()
+        return Progress.IDLE
+
+    def _start_writer(self) -> None:
+        if self._writing or self.closed or self.nursery is None:
+            return
+        self._writing = True
+        self._quiet = trio.Event()
+        self.nursery.start_soon(self._write_all)
+
+    async def _write_all(self) -> None:
+        """Write until there is nothing left, then give the socket back to the flusher."""
+        try:
+            while not self.closed:
+                if self._fd >= 0:
+                    progress = self.flush()
+                else:
+                    progress = await self._send_some()
+                if progress is Progress.IDLE:
+                    break
+                if progress is Progress.FULL:
+                    await self._wait_writable()
+                elif progress is Progress.REFILL:
+                    await self._refill()
+                else:
+                    await trio.lowlevel.checkpoint()
+        finally:
+            self._writing = False
+        self._quiet.set()
+        if not self.closed and self._has_more():
+            self.wake()
+
+    async def _wait_writable(self) -> None:
+        with trio.move_on_after(STALL_S) as scope:
+            await trio.lowlevel.wait_writable(self._fd)
+        if scope.cancelled_caught:
+            self._break()
+
+    async def _refill(self) -> None:
+        assert self.source is not None
+        try:
+            await self.source.refill()
+        except StoreError:
+            await trio.sleep(STORE_RETRY_S)
+
+    async def _send_some(self) -> Progress:
+        """One slice through the transport's own ``send_all``, for TLS and memory streams."""
+        try:
+            data = self._gather()
+        except Trimmed:
+            return Progress.REFILL
+        if not data:
+            return Progress.IDLE
+        self._tail = data  # cancelled in the middle: the connection ends, and nothing follows it
+        try:
+            await self.transport.send_all(data)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            self._break()
+            return Progress.IDLE
+        self._tail = b""
+        self.bytes_out += len(data)
+        return Progress.MORE if self._has_more() else Progress.IDLE
+
+    # Closing.
+
+    def _break(self) -> None:
+        """The socket is dead: an error of this connection only."""
+        self.closed = True
+        self._tail = b""
+        self._own.clear()
+        self._quiet.set()
+        self._room.set()
+        self._accepted.set()
+        if self.nursery is not None:
+            self.nursery.start_soon(trio.aclose_forcefully, self.transport)
+
+    async def aclose(self) -> None:
+        """Let the last bytes leave, say that nothing follows, wait for the client's end, close.
+
+        trio-websocket closes without a Close frame after a protocol error; it is sent here. The
+        client's rest is read and dropped, since closing with unread data makes the system send a
+        reset, which destroys what is still on the way to the client.
+        """
+        if self.closed:
+            await trio.lowlevel.checkpoint()
+            return
+        self._queue_missing_close()
+        with trio.move_on_after(LINGER_S):
+            while self._has_more() and not self.closed:
+                self._quiet = trio.Event()
+                self.wake()
+                await self._quiet.wait()
+            await self._send_eof()
+            while not self.closed and await self.transport.receive_some(SLICE):
+                pass
+        await self.abort()
+
+    def _queue_missing_close(self) -> None:
+        code = getattr(self.library.closed if self.library is not None else None, "code", None)
+        if code in SENT_FOR_THE_LIBRARY and not self._close_queued:
+            self._close_queued = True
+            self._queue(close_frame(code, CloseCode(code).name.replace("_", " ").lower()))
+
+    async def _send_eof(self) -> None:
+        if isinstance(self.transport, trio.abc.HalfCloseableStream):
+            try:
+                await self.transport.send_eof()
+            except (trio.BrokenResourceError, trio.ClosedResourceError, OSError):
+                self.closed = True
+
+    async def abort(self) -> None:
+        """Close now. Every close comes through here: descriptor numbers are used again by the system."""
+        self.closed = True
+        self._fd = -1
+        self._accepted.set()
+        self._quiet.set()
+        self._room.set()
+        await trio.aclose_forcefully(self.transport)
