@@ -33,7 +33,9 @@ class Identity:
     """
 
     user_id: str = attrs.field(
-        validator=[attrs.validators.instance_of(str), attrs.validators.min_len(1), attrs.validators.max_len(256)]
+        validator=attrs.validators.and_(
+            attrs.validators.instance_of(str), attrs.validators.min_len(1), attrs.validators.max_len(256)
+        )
     )
     permissions: frozenset[str] = attrs.field(default=DEFAULT_PERMISSIONS, converter=_frozen_permissions)
     expires_at: float | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections import deque
 from collections.abc import Sequence
 
 import attrs
@@ -32,3 +33,28 @@ class Histogram:
         """Count one figure."""
         self.counts[bisect_left(self.bounds, figure)] += 1
         self.total += figure
+
+
+@attrs.define
+class Recent:
+    """Commands of the last minute, in slots of five seconds."""
+
+    _slots: deque[list[float]] = attrs.field(factory=deque)
+
+    def add(self, now: float, failed: bool) -> None:
+        """Count one command."""
+        if not self._slots or now - self._slots[-1][0] >= 5.0:
+            self._slots.append([now, 0, 0])
+            self._forget(now)
+        self._slots[-1][1] += 1
+        self._slots[-1][2] += failed
+
+    def error_rate(self, now: float, least: int = 20) -> float:
+        """Return the share of failed ones, 0 to 1; 0 while there are fewer than *least*."""
+        self._forget(now)
+        total = sum(slot[1] for slot in self._slots)
+        return sum(slot[2] for slot in self._slots) / total if total >= least else 0.0
+
+    def _forget(self, now: float) -> None:
+        while self._slots and now - self._slots[0][0] > 60.0:
+            self._slots.popleft()

@@ -162,6 +162,8 @@ class Run:
     started_at: float = 0.0
     deadline: float = float("inf")
     last_event_at: float = 0.0
+    first_word_at: float | None = None
+    cancelled_at: float | None = None
     scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
     nudge: trio.Event = attrs.field(factory=trio.Event)
     settled: trio.Event = attrs.field(factory=trio.Event)
@@ -465,6 +467,7 @@ class Run:
         if self.state is not RunState.RUNNING:
             return
         self.cancelled_by = by
+        self.cancelled_at = trio.current_time()
         self.move(RunStep.STOP)
         self.scope.cancel()
         self.nudge.set()
@@ -525,6 +528,8 @@ class Run:
     def _noted(self, entry: Entry) -> None:
         self.events += 1
         self.last_event_at = trio.current_time()
+        if self.events == 2:
+            self.first_word_at = self.last_event_at
 
     async def _step_boundary(self, within: bool = False) -> None:
         if self._stop_after_step and not within and not self.open_calls:

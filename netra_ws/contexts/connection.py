@@ -36,6 +36,16 @@ _count = itertools.count()
 class Wire(Protocol):
     """What a seat needs of its socket."""
 
+    @property
+    def bytes_in(self) -> int:
+        """Bytes read since the upgrade."""
+        ...
+
+    @property
+    def bytes_out(self) -> int:
+        """Bytes written since the upgrade."""
+        ...
+
     def wake(self) -> None:
         """Note that there is something to write."""
         ...
@@ -60,8 +70,6 @@ class Traffic:
 
     messages_in: int = 0
     messages_out: int = 0
-    bytes_in: int = 0
-    bytes_out: int = 0
     errors: int = 0
     last_activity: float = 0.0
     rtt_s: float | None = None

@@ -135,7 +135,7 @@ class UserContext:
             return
         self.state = TRANSITIONS[self.state][ContextStep.CLOSE]
         self.home.context_closing(self)
-        self._end_runs(list(self.runs.values()), self._reason)
+        self.end_runs(self._reason)
 
     def close(self, reason: CancelledBy) -> None:
         """Tear everything down now; runs are told why."""
@@ -195,6 +195,10 @@ class UserContext:
 
     def _end_graceful_runs(self) -> None:
         self._end_runs([run for run in self.runs.values() if run.request.on_disconnect != "continue"], "disconnect")
+
+    def end_runs(self, reason: CancelledBy) -> None:
+        """Ask every run to end."""
+        self._end_runs(list(self.runs.values()), reason)
 
     def _end_runs(self, runs: Sequence[Run], reason: CancelledBy) -> None:
         for run in runs:

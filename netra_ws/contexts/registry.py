@@ -20,9 +20,13 @@ from netra_ws.errors import Refused
 from netra_ws.history.ledger import Ledger
 from netra_ws.history.stream import Streams
 from netra_ws.identity import Identity
-from netra_ws.measures import Histogram
+from netra_ws.measures import Histogram, Recent
+from netra_ws.protocol.closing import CloseCode
 from netra_ws.protocol.events import CancelledBy
 from netra_ws.protocol.replies import Draining
+
+#: Answers that are our fault; only these make a server look ill.
+SERVER_FAULTS = frozenset({"INTERNAL", "UNAVAILABLE", "CANCEL_TIMEOUT"})
 
 Serve = Callable[[UserContext], Awaitable[bool]]
 
@@ -48,6 +52,18 @@ class RunCounts:
 
     ended: Counter[tuple[str, str, str]] = attrs.field(factory=Counter)
     seconds: dict[str, Histogram] = attrs.field(factory=dict)
+    first_event: Histogram = attrs.field(factory=Histogram)
+    cancel: Histogram = attrs.field(factory=Histogram)
+
+    def add(self, run: Run) -> None:
+        """Count a run that has ended."""
+        now = trio.current_time()
+        self.ended[(run.agent_name, run.status, run.cancelled_by or "")] += 1
+        self.seconds.setdefault(run.agent_name, Histogram()).observe(now - run.started_at)
+        if run.first_word_at is not None:
+            self.first_event.observe(run.first_word_at - run.started_at)
+        if run.cancelled_at is not None:
+            self.cancel.observe(now - run.cancelled_at)
 
 
 @attrs.frozen(kw_only=True)
@@ -75,12 +91,14 @@ class Registry:
     draining: bool = False
     commands: Counter[tuple[str, str]] = attrs.field(factory=Counter)
     runs: RunCounts = attrs.field(factory=RunCounts)
+    recent: Recent = attrs.field(factory=Recent)
     memories: Memories = attrs.field(init=False)
     seats: int = 0
     _contexts: dict[str, UserContext] = attrs.field(factory=dict)
     _closing: dict[UserContext, None] = attrs.field(factory=dict)
     _nursery: trio.Nursery | None = None
     _emptied: trio.Event = attrs.field(factory=trio.Event)
+    _stood_up: trio.Event = attrs.field(factory=trio.Event)
 
     def __attrs_post_init__(self) -> None:
         self.memories = Memories(self.policy.messages_per_minute)
@@ -118,6 +136,8 @@ class Registry:
         self.seats -= 1
         context.seats -= 1
         context.leave(explicit=explicit)
+        self._stood_up.set()
+        self._stood_up = trio.Event()
 
     @asynccontextmanager
     async def hold(self, identity: Identity) -> AsyncIterator[UserContext]:
@@ -184,9 +204,7 @@ class Registry:
 
     def run_ended(self, run: Run) -> None:
         """Count a run that has ended."""
-        self.runs.ended[(run.agent_name, run.status, run.cancelled_by or "")] += 1
-        histogram = self.runs.seconds.setdefault(run.agent_name, Histogram())
-        histogram.observe(trio.current_time() - run.started_at)
+        self.runs.add(run)
 
     def find_run(self, user_id: str, run_id: str) -> Run | None:
         """Return a run of a context of this user that is being closed."""
@@ -204,26 +222,49 @@ class Registry:
     def count(self, type_name: str, code: str) -> None:
         """Count an answered command."""
         self.commands[(type_name, code)] += 1
+        self.recent.add(trio.current_time(), code in SERVER_FAULTS)
 
     # Leaving.
 
-    async def drain(self, deadline_s: float) -> None:
-        """Take nothing new, tell every client, and wait for the runs, at most *deadline_s* seconds."""
+    async def drain(self, patience_s: float, finalise_s: float) -> None:
+        """Take nothing new, tell every client, let the runs end, then cancel what is left.
+
+        Args:
+            patience_s: Seconds that runs have to end by themselves.
+            finalise_s: Seconds after a cancel until a run is sealed.
+        """
         self.draining = True
         reconnect_after_ms = 500 + secrets.randbelow(1500)
         for context in self:
             for connection in list(context.connections.values()):
-                connection.tell(Draining(reconnect_after_ms=reconnect_after_ms, deadline_s=deadline_s))
-        with trio.move_on_after(deadline_s):
-            while any(run for context in self for run in context.runs.values() if not run.sealed):
-                await _next_end(self)
+                connection.tell(Draining(reconnect_after_ms=reconnect_after_ms, deadline_s=patience_s))
+        with trio.move_on_after(patience_s):
+            await self._settled()
+        for context in self:
+            context.end_runs("shutdown")
+        with trio.move_on_after(finalise_s + 1.0):
+            await self._settled()
+
+    async def _settled(self) -> None:
+        """Wait until no run is going on that is not sealed."""
+        while waiting := [run for context in self for run in context.runs.values() if not run.settled.is_set()]:
+            await waiting[0].settled.wait()
+
+    async def shut_connections(self, patience_s: float) -> None:
+        """Close every connection with 1012 and wait until their tasks are gone, at most *patience_s* seconds."""
+        for context in self:
+            for connection in list(context.connections.values()):
+                connection.shut(CloseCode.RESTART, "the server restarts")
+        with trio.move_on_after(patience_s):
+            while self.seats:
+                await self._stood_up.wait()
 
     async def close_all(self, reason: CancelledBy, patience_s: float) -> bool:
         """End every context; return whether all were gone within *patience_s* seconds."""
         self.draining = True
         for context in list(self):
             context.close(reason)
-        with trio.CancelScope(shield=True, deadline=trio.current_time() + patience_s) as scope:
+        with trio.move_on_after(patience_s) as scope:
             while self._contexts or self._closing:
                 await self._emptied.wait()
         return not scope.cancelled_caught
@@ -241,19 +282,3 @@ class Registry:
             runs=len(runs),
             stuck=sum(run.sealed for run in runs),
         )
-
-
-async def _next_end(registry: Registry) -> None:
-    """Wait until any run of any context has settled."""
-    async with trio.open_nursery() as nursery:
-
-        async def watch(run: Run) -> None:
-            await run.settled.wait()
-            nursery.cancel_scope.cancel()
-
-        for context in registry:
-            for run in context.runs.values():
-                if not run.settled.is_set():
-                    nursery.start_soon(watch, run)
-        # A run that settled a moment ago may still stand in its context for this pass.
-        await trio.lowlevel.checkpoint()

@@ -162,6 +162,7 @@ def _place(
         first = ask.on_busy in ("interrupt", "rollback")
         seq = _write(context, ask, request, thread, created, disposition, 1 if first else len(thread.queue) + 1)
         run = context.make_run(request, identity)
+        run.started_seq = seq
         if first:
             thread.queue.appendleft(run)
             _cut_short(context, ask.on_busy, active)

@@ -18,7 +18,7 @@ replay are the same reader on the same log, so there is no seam between them.
 from __future__ import annotations
 
 import secrets
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Literal, Protocol
@@ -128,6 +128,19 @@ class StreamStatistics:
     readers: int
 
 
+@attrs.define
+class StreamCounts:
+    """Counts of all streams of a process since the start.
+
+    Attributes:
+        events: Events appended, by type.
+        merged: Deltas that went out inside another one's frame.
+    """
+
+    events: Counter[str] = attrs.field(factory=Counter)
+    merged: int = 0
+
+
 @attrs.define(eq=False)
 class Stream:
     """The log of one user.
@@ -154,7 +167,7 @@ class Stream:
     _ring_bytes: int
     visible: int = attrs.field(init=False)
     pins: int = 0
-    deltas_merged: int = 0
+    counts: StreamCounts = attrs.field(factory=lambda: StreamCounts())
     _requested: int = attrs.field(init=False)
     _first: int = attrs.field(init=False)
     _entries: list[Entry] = attrs.field(factory=list)
@@ -203,6 +216,7 @@ class Stream:
         now = self._clock()
         frame = encode_event(event, Stamp(seq=seq, timestamp=now, event_id=f"{self.epoch}.{seq}", user_id=self.user_id))
         self.last = seq
+        self.counts.events[event.type] += 1
         durable = event.durable
         entry = Entry(seq, frame, now, event)
         self._entries.append(entry)
@@ -385,7 +399,7 @@ class Stream:
             joined = attrs.evolve(event, content=text)
         else:
             joined = attrs.evolve(event, reasoning=text)
-        self.deltas_merged += len(pieces) - 1
+        self.counts.merged += len(pieces) - 1
         return self._encode_again(joined, last.seq, last.timestamp), len(pieces)
 
     def _encode_again(self, event: RunEvent, seq: int, timestamp: float) -> bytes:
@@ -556,6 +570,7 @@ class Streams:
     ring_events: int = 2000
     ring_bytes: int = 4 * 1024 * 1024
     max_idle: int = 1000
+    counts: StreamCounts = attrs.field(factory=StreamCounts)
     _streams: dict[str, Stream] = attrs.field(factory=dict)
     _opening: dict[str, trio.Event] = attrs.field(factory=dict)
 
@@ -593,6 +608,7 @@ class Streams:
             clock=self.clock,
             ring_events=self.ring_events,
             ring_bytes=self.ring_bytes,
+            counts=self.counts,
         )
 
     def pinned(self, user_id: str) -> Stream:

@@ -1,1 +1,1 @@
-"""."""
+"""Windows: what can be seen from outside without a socket. Read only."""

@@ -115,6 +115,14 @@ class Socket:
     _closed: trio.Event = attrs.field(factory=trio.Event)
     _closing: bool = False
 
+    @property
+    def bytes_in(self) -> int:
+        return self.stream.bytes_in
+
+    @property
+    def bytes_out(self) -> int:
+        return self.stream.bytes_out
+
     def wake(self) -> None:
         """Have the seat's frames written soon."""
         self.stream.wake()

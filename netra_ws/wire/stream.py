@@ -232,17 +232,19 @@ class Duplex(trio.abc.Stream):
             except Trimmed:
                 if not self._tail and not self._own:
                     raise
-        if self._tail:
-            frames.insert(0, self._tail)
-            self._tail = b""
+        tail = [self._tail] if self._tail else []
+        self._tail = b""
         if self._own:
-            # Behind the seat's frames, so that a last ack goes before the Close.
-            frames.extend(self._own)
+            # A Close goes behind the seat's last ack; the 101 and pongs before everything.
+            own = list(self._own)
+            frames = [*tail, *frames, *own] if self._close_queued else [*tail, *own, *frames]
             self._own.clear()
             self._own_bytes = 0
             self._close_gathered = self._close_queued
             self._room.set()
             self._room = trio.Event()
+        else:
+            frames = [*tail, *frames]
         return frames[0] if len(frames) == 1 else b"".join(frames)
 
     def _has_more(self) -> bool:

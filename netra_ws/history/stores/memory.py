@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import heapq
 import json
-from bisect import bisect_left, bisect_right, insort
-from collections import Counter, defaultdict
+from bisect import bisect_left, bisect_right
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -36,7 +36,8 @@ from .contract import (
     ThreadRow,
     Write,
 )
-from .words import query_words, words
+from .shelves import Ledger, Log
+from .words import query_words
 
 #: Durable events of one stream; older ones are trimmed, also those of unfinished runs.
 MOST_EVENTS_PER_STREAM = 100_000
@@ -48,64 +49,6 @@ MOST_RUNS_PER_USER = 20_000
 _SLACK = 1_000
 
 
-class _Log:
-    """The events of one epoch of a stream, ascending."""
-
-    __slots__ = ("rows", "seqs")
-
-    def __init__(self) -> None:
-        self.seqs: list[int] = []
-        self.rows: list[PutEvent] = []
-
-    def put(self, row: PutEvent) -> None:
-        if not self.seqs or row.seq > self.seqs[-1]:
-            self.seqs.append(row.seq)
-            self.rows.append(row)
-            return
-        at = bisect_left(self.seqs, row.seq)
-        if self.seqs[at] != row.seq:
-            self.seqs.insert(at, row.seq)
-            self.rows.insert(at, row)
-
-    def cut(self, count: int) -> int:
-        """Remove the first *count* events; return the seq of the last of them."""
-        last = self.seqs[count - 1]
-        del self.seqs[:count], self.rows[:count]
-        return last
-
-
-@attrs.define
-class _Ledger:
-    """The rows of one user."""
-
-    threads: dict[str, ThreadRow] = attrs.Factory(dict)
-    messages: dict[str, MessageRow] = attrs.Factory(dict)
-    places: defaultdict[str, list[tuple[int, str]]] = attrs.Factory(lambda: defaultdict(list))
-    counts: dict[str, Counter[str]] = attrs.Factory(dict)
-    found: defaultdict[str, set[str]] = attrs.Factory(lambda: defaultdict(set))
-    runs: dict[str, RunRow] = attrs.Factory(dict)
-    commands: dict[str, str] = attrs.Factory(dict)
-
-    def touch(self, thread: ThreadRow, at: float, **changes: Any) -> None:
-        updated = attrs.evolve(thread, updated_at=max(thread.updated_at, at), **changes)
-        self.threads[thread.thread_id] = updated
-
-    def add(self, row: MessageRow) -> None:
-        self.messages[row.message_id] = row
-        insort(self.places[row.thread_id], (row.seq, row.message_id))
-        self.counts[row.message_id] = count = Counter(words(row.content))
-        for word in count:
-            self.found[word].add(row.message_id)
-
-    def remove(self, message_id: str) -> None:
-        row = self.messages.pop(message_id)
-        self.places[row.thread_id].remove((row.seq, message_id))
-        for word in self.counts.pop(message_id):
-            self.found[word].discard(message_id)
-            if not self.found[word]:
-                del self.found[word]
-
-
 class MemoryStore:
     """Keeps streams and the ledger in this process; see ``contract.Store`` for the promises."""
 
@@ -114,8 +57,8 @@ class MemoryStore:
     def __init__(self) -> None:
         self._open = False
         self._streams: dict[str, StreamRow] = {}
-        self._logs: defaultdict[tuple[str, str], _Log] = defaultdict(_Log)
-        self._users: defaultdict[str, _Ledger] = defaultdict(_Ledger)
+        self._logs: defaultdict[tuple[str, str], Log] = defaultdict(Log)
+        self._users: defaultdict[str, Ledger] = defaultdict(Ledger)
         self._unfinished: dict[tuple[str, str], RunRow] = {}
         self._carry_out: Mapping[type, Callable[[Any], None]] = {
             PutStream: self._put_stream,
@@ -264,7 +207,6 @@ class MemoryStore:
         ledger.threads.pop(write.thread_id, None)
         for _, message_id in list(ledger.places.get(write.thread_id, ())):
             ledger.remove(message_id)
-        ledger.places.pop(write.thread_id, None)
 
     def _put_message(self, write: PutMessage) -> None:
         row = write.row
@@ -312,19 +254,19 @@ class MemoryStore:
         if not self._open:
             raise StoreError("the store is not open")
 
-    async def _ledger(self, user_id: str) -> _Ledger:
+    async def _ledger(self, user_id: str) -> Ledger:
         """Return the user's rows for reading; asking for an unknown user keeps nothing."""
         await self._ready()
-        return self._users.get(user_id) or _Ledger()
+        return self._users.get(user_id) or Ledger()
 
-    def _trim(self, stream: StreamRow | None, log: _Log, count: int) -> int:
+    def _trim(self, stream: StreamRow | None, log: Log, count: int) -> int:
         last = log.cut(count)
         if stream is not None:
             last = max(last, stream.trimmed)
             self._streams[stream.key] = attrs.evolve(stream, trimmed=last)
         return last
 
-    def _forget_a_run(self, ledger: _Ledger) -> None:
+    def _forget_a_run(self, ledger: Ledger) -> None:
         ended = next((row for row in ledger.runs.values() if row.state not in UNFINISHED), None)
         if ended is not None:
             del ledger.runs[ended.run_id]

@@ -66,14 +66,15 @@ class SqliteFile:
 
     def close(self) -> None:
         """Close all connections, then give the lease back; no other thread may be in here."""
+        if self._lease is None:
+            return
         with contextlib.suppress(sa.exc.SQLAlchemyError), self._writer.connect() as connection:
             # What cannot be moved out of the log now is found there by the next open.
             connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
         self._reader.dispose()
         self._writer.dispose()
-        if self._lease is not None:
-            self._lease.release()
-            self._lease = None
+        self._lease.release()
+        self._lease = None
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[sa.Connection]:

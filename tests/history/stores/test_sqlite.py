@@ -6,8 +6,6 @@ import contextlib
 import os
 import resource
 import sqlite3
-import subprocess
-import sys
 import tempfile
 import traceback
 from collections.abc import AsyncIterator, Iterator
@@ -18,39 +16,10 @@ import trio
 
 from netra_ws.errors import StoreError, StoreLeased
 from netra_ws.history.opening import make_store
-from netra_ws.history.stores.contract import DeleteThread, Durability, Store, Write
+from netra_ws.history.stores.contract import Durability, Store, Write
 from netra_ws.history.stores.sql import SqlStore
 from netra_ws.history.stores.sqlite import SqliteFile
-from tests.contract.rows import ALICE, BOB, EPOCH, KEY, put_event, put_message, put_stream, put_thread
-
-HOLDER = """
-import sys, trio
-from netra_ws.history.opening import make_store
-
-async def main():
-    store = make_store(sys.argv[1])
-    await store.open()
-    print("open", flush=True)
-    await trio.to_thread.run_sync(sys.stdin.read)
-
-trio.run(main)
-"""
-
-WRITER = """
-import itertools, sys, trio
-from netra_ws.history.opening import make_store
-from tests.contract.rows import put_event, put_stream
-
-async def main():
-    store = make_store(sys.argv[1])
-    await store.open()
-    await store.write([put_stream()])
-    for number in itertools.count():
-        await store.write([put_event(number * 50 + place) for place in range(50)])
-        print(number, flush=True)
-
-trio.run(main)
-"""
+from tests.contract.rows import EPOCH, KEY, put_event, put_message, put_stream, put_thread
 
 
 @pytest.fixture
@@ -71,78 +40,12 @@ async def store(database: SqliteFile) -> AsyncIterator[Store]:
     await store.close()
 
 
-@contextlib.contextmanager
-def running(program: str, path: Path) -> Iterator[subprocess.Popen[str]]:
-    """Run *program* on the store at *path* in another process, killed on the way out."""
-    command = [sys.executable, "-c", program, f"sqlite:///{path}"]
-    root = Path(__file__).parents[3]
-    with subprocess.Popen(command, cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        try:
-            yield process
-        finally:
-            process.kill()
-
-
-def line(process: subprocess.Popen[str]) -> str:
-    assert process.stdout is not None
-    return process.stdout.readline().strip()
-
-
 async def refused(store: Store) -> str:
     """Return in which one line an open is refused."""
     with pytest.raises(StoreError) as caught:
         await store.open()
     assert "\n" not in str(caught.value)
     return str(caught.value)
-
-
-# The lease.
-
-
-async def test_a_file_serves_one_store(store: Store, path: Path) -> None:
-    """A second open of a file, also by another name of it, fails at once and names it; the first goes on."""
-    link = path.with_name("link.db")
-    link.symlink_to(path)
-    for name in (path, link):
-        with pytest.raises(StoreLeased, match=rf"^store {name} is in use by another server[^\n]*$"):
-            await make_store(f"sqlite:///{name}").open()
-    await store.write([put_stream()])
-    assert await store.stream(KEY) is not None
-
-
-async def test_an_open_store_cannot_be_opened_again(store: Store) -> None:
-    """Opening the same store twice is an error that does it no harm."""
-    assert await refused(store) == "the store is open already"
-    await store.ping()
-
-
-async def test_a_killed_process_frees_the_file(path: Path) -> None:
-    """While another process has the store it is refused; as soon as that is killed, it opens."""
-    with running(HOLDER, path) as process:
-        assert line(process) == "open"
-        store = make_store(f"sqlite:///{path}")
-        with pytest.raises(StoreLeased):
-            await store.open()
-        process.kill()
-        process.wait()
-        await store.open()
-        await store.close()
-
-
-async def test_a_killed_writer_loses_nothing_it_told_of(path: Path) -> None:
-    """After kill -9 amid writes every batch that was acknowledged is there, and no batch in part."""
-    with running(WRITER, path) as process:
-        while (told := int(line(process))) < 20:
-            pass
-        process.kill()
-        process.wait()
-    store = make_store(f"sqlite:///{path}")
-    await store.open()
-    seqs = [event.seq for event in await store.events(KEY, EPOCH, -1, 10**9, 10**9)]
-    await store.close()
-    assert seqs == list(range(len(seqs)))
-    assert len(seqs) % 50 == 0
-    assert len(seqs) >= (told + 1) * 50
 
 
 # Files that cannot be a store.
@@ -265,7 +168,11 @@ async def test_what_cannot_be_bound_is_an_error_of_the_store(store: Store) -> No
 
 async def test_errors_do_not_tell_what_users_said(store: Store) -> None:
     """No error, and none behind it, has the text of a message in it."""
-    batch: list[Write] = [put_thread(), put_message("m", "secret"), put_message("n", "secret", seq=2**80)]
+    batch: list[Write] = [
+        put_thread(),
+        put_message("m", "secret"),
+        put_message("n", "secret", attachments=({"x": object()},)),
+    ]
     with pytest.raises(StoreError) as caught:
         await store.write(batch)
     assert "'secret'" not in "".join(traceback.format_exception(caught.value))
@@ -312,52 +219,6 @@ async def test_close_leaves_one_whole_file(store: Store, path: Path) -> None:
         assert connection.execute("SELECT key FROM stream").fetchall() == [(KEY,)]
 
 
-async def index_of(store: Store, path: Path) -> dict[str, int]:
-    """Close *store*; return each word of its search index with the number of messages that have it."""
-    await store.close()
-    with contextlib.closing(sqlite3.connect(path)) as connection:
-        connection.execute("CREATE VIRTUAL TABLE temp.words USING fts5vocab(main, message_words, row)")
-        return dict(connection.execute("SELECT term, doc FROM temp.words"))
-
-
-async def test_the_index_parts_users(store: Store, path: Path) -> None:
-    """No word of the index leads to messages of two users, so a search costs nothing for those of others."""
-    for user_id in (ALICE, BOB, "ALICE"):
-        await store.write([put_thread(user_id), put_message(user_id=user_id)])
-    index = await index_of(store, path)
-    assert len(index) == 3
-    assert set(index.values()) == {1}
-
-
-@pytest.mark.parametrize("forget", ["delete", "replace"])
-async def test_the_index_forgets(store: Store, path: Path, forget: str) -> None:
-    """Words of a deleted or replaced message leave the index, they are not only hidden."""
-    await store.write([put_thread(), put_message("m", "old")])
-    changes: dict[str, Write] = {
-        "delete": DeleteThread(user_id=ALICE, thread_id="t"),
-        "replace": put_message("m", "new"),
-    }
-    await store.write([changes[forget]])
-    assert not any(word.endswith("old") for word in await index_of(store, path))
-
-
-@pytest.mark.parametrize("name", ["EVENTS", "RUN_EVENTS", "THREADS", "MESSAGES", "RUN_OF_COMMAND", "UNFINISHED_RUNS"])
-async def test_reads_follow_an_index(store: Store, database: SqliteFile, name: str) -> None:
-    """No read walks a whole table or sorts what it finds."""
-    from sqlalchemy.dialects import sqlite
-
-    from netra_ws.history.stores import queries
-
-    compiled = getattr(queries, name).compile(dialect=sqlite.dialect())
-    with database.reading() as connection:
-        values = tuple(1 for _ in compiled.positiontup or ())
-        plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {compiled}", values).all()
-    steps = [step[-1] for step in plan]
-    assert len(steps) == 1
-    assert " USING " in steps[0]
-    assert "user_id" in steps[0] or name in ("EVENTS", "RUN_EVENTS", "UNFINISHED_RUNS")
-
-
 async def test_many_opens_leave_nothing(path: Path) -> None:
     """Each open and close, also a refused one, gives back every file descriptor."""
     counts = []
@@ -373,3 +234,14 @@ async def test_many_opens_leave_nothing(path: Path) -> None:
         counts.append(len(list(Path("/proc/self/fd").iterdir())))
     # The first time, Trio starts its worker threads.
     assert len(set(counts[1:])) == 1
+
+
+async def test_closing_an_unopened_file_makes_none(database: SqliteFile, path: Path) -> None:
+    """A database that was never opened is closed without touching the disk."""
+    database.close()
+    assert not path.exists()
+
+
+def test_a_store_shows_its_file(database: SqliteFile, path: Path) -> None:
+    """The repr of a store, made for a log line, names the driver and the file."""
+    assert repr(SqlStore(database)) == f"<SqlStore on <SqliteFile {str(path)!r}>>"

@@ -1,0 +1,72 @@
+"""What the store in memory keeps: a log for each epoch of a stream, a ledger for each user."""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from collections import Counter, defaultdict
+from typing import Any
+
+import attrs
+
+from .contract import MessageRow, PutEvent, RunRow, ThreadRow
+from .words import words
+
+
+class Log:
+    """The events of one epoch of a stream, ascending."""
+
+    __slots__ = ("rows", "seqs")
+
+    def __init__(self) -> None:
+        self.seqs: list[int] = []
+        self.rows: list[PutEvent] = []
+
+    def put(self, row: PutEvent) -> None:
+        if not self.seqs or row.seq > self.seqs[-1]:
+            self.seqs.append(row.seq)
+            self.rows.append(row)
+            return
+        at = bisect_left(self.seqs, row.seq)
+        if self.seqs[at] != row.seq:
+            self.seqs.insert(at, row.seq)
+            self.rows.insert(at, row)
+
+    def cut(self, count: int) -> int:
+        """Remove the first *count* events; return the seq of the last of them."""
+        last = self.seqs[count - 1]
+        del self.seqs[:count], self.rows[:count]
+        return last
+
+
+@attrs.define
+class Ledger:
+    """The rows of one user."""
+
+    threads: dict[str, ThreadRow] = attrs.Factory(dict)
+    messages: dict[str, MessageRow] = attrs.Factory(dict)
+    places: defaultdict[str, list[tuple[int, str]]] = attrs.Factory(lambda: defaultdict(list))
+    counts: dict[str, Counter[str]] = attrs.Factory(dict)
+    found: defaultdict[str, set[str]] = attrs.Factory(lambda: defaultdict(set))
+    runs: dict[str, RunRow] = attrs.Factory(dict)
+    commands: dict[str, str] = attrs.Factory(dict)
+
+    def touch(self, thread: ThreadRow, at: float, **changes: Any) -> None:
+        updated = attrs.evolve(thread, updated_at=max(thread.updated_at, at), **changes)
+        self.threads[thread.thread_id] = updated
+
+    def add(self, row: MessageRow) -> None:
+        self.messages[row.message_id] = row
+        insort(self.places[row.thread_id], (row.seq, row.message_id))
+        self.counts[row.message_id] = count = Counter(words(row.content))
+        for word in count:
+            self.found[word].add(row.message_id)
+
+    def remove(self, message_id: str) -> None:
+        row = self.messages.pop(message_id)
+        self.places[row.thread_id].remove((row.seq, message_id))
+        if not self.places[row.thread_id]:
+            del self.places[row.thread_id]
+        for word in self.counts.pop(message_id):
+            self.found[word].discard(message_id)
+            if not self.found[word]:
+                del self.found[word]

@@ -1,0 +1,101 @@
+"""``/health``, ``/ready`` and ``/ws/beacon``: is it alive, may traffic come, is there a server at all."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import attrs
+import trio
+
+from netra_ws.errors import StoreError
+from netra_ws.pages.sources import STUCK_S, Sources, memory_bytes
+from netra_ws.wire.head import Head, Reply, json_reply
+
+#: Seconds for a round trip to the store.
+PING_S = 2.0
+#: Share of the last minute's commands that may fail by our fault.
+ERROR_RATE = 0.05
+
+_FRESH = (("Cache-Control", "no-store"),)
+
+
+@attrs.frozen
+class Health:
+    """The three answers to "are you well?"."""
+
+    sources: Sources
+
+    async def health(self, head: Head, body: bytes) -> Reply:
+        """Answer 200 while alive; the body says how well."""
+        checks, problems, dead = self._checks()
+        status = "unhealthy" if dead else "degraded" if problems else "healthy"
+        statistics = self.sources.registry.statistics()
+        fields = {
+            "status": status,
+            "service": "websocket",
+            "version": self.sources.version,
+            "timestamp": self.sources.clock(),
+            "checks": checks,
+            "metrics": {
+                **attrs.asdict(statistics),
+                "memory_bytes": memory_bytes(),
+                "uptime_s": round(self.sources.clock() - self.sources.started_at, 3),
+            },
+            "errors": problems,
+        }
+        return json_reply(200, fields, _FRESH)
+
+    def _checks(self) -> tuple[dict[str, Any], list[str], bool]:
+        sources = self.sources
+        recorder = sources.recorder.statistics()
+        flusher_waits_s = sources.wiring.flusher.waiting_s
+        error_rate = sources.registry.recent.error_rate(trio.current_time())
+        stuck = sources.registry.statistics().stuck
+        high = sources.memory_high_bytes
+        dead = recorder.idle_s > STUCK_S or flusher_waits_s > STUCK_S
+        found = {
+            "store": not recorder.failing,
+            "recorder": recorder.idle_s <= STUCK_S,
+            "flusher": flusher_waits_s <= STUCK_S,
+            "memory": high is None or memory_bytes() <= high,
+            "errors": error_rate <= ERROR_RATE,
+            "runs": not stuck,
+            "accepting": not sources.registry.draining,
+        }
+        texts = {
+            "store": "the store does not answer",
+            "recorder": "the recorder has not moved for more than 5 s",
+            "flusher": "the flusher has not moved for more than 5 s",
+            "memory": "the memory is above its mark",
+            "errors": "more than 5 % of the last minute's commands failed",
+            "runs": f"{stuck} runs could not be stopped",
+            "accepting": "the server is draining",
+        }
+        checks = {name: {"status": "ok" if well else "failing"} for name, well in found.items()}
+        return checks, [texts[name] for name, well in found.items() if not well], dead
+
+    async def ready(self, head: Head, body: bytes) -> Reply:
+        """Answer 200 when traffic may come, 503 when it should go elsewhere."""
+        sources = self.sources
+        high = sources.memory_high_bytes
+        checks = {
+            "accepting": not sources.registry.draining,
+            "store": await self._store_answers(),
+            "backplane": True,  # local: this process is the only one
+            "memory": high is None or memory_bytes() <= high,
+        }
+        ready = all(checks.values())
+        return json_reply(200 if ready else 503, {"ready": ready, "checks": checks}, _FRESH)
+
+    async def _store_answers(self) -> bool:
+        with trio.move_on_after(PING_S) as scope:
+            try:
+                await self.sources.store.ping()
+            except StoreError:
+                return False
+        return not scope.cancelled_caught
+
+    async def beacon(self, head: Head, body: bytes) -> Reply:
+        """Answer that there is a WebSocket server here."""
+        fields = {"status": "healthy", "service": "websocket_beacon", "timestamp": self.sources.clock()}
+        return json_reply(200, fields, (*_FRESH, ("Access-Control-Allow-Origin", "*")))

@@ -1,0 +1,59 @@
+"""What the pages look at: one value that the server fills in, so that no page knows the server."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import attrs
+
+from netra_ws.access import Admission
+from netra_ws.contexts.registry import Registry
+from netra_ws.history.recorder import Recorder
+from netra_ws.history.stores.contract import Store
+from netra_ws.history.stream import Streams
+from netra_ws.measures import Histogram
+from netra_ws.wire.door import Door
+from netra_ws.wire.heartbeat import Heartbeat
+from netra_ws.wire.pump import Wiring
+
+#: Seconds without progress after which the recorder or the flusher counts as stuck.
+STUCK_S = 5.0
+
+
+@attrs.frozen(kw_only=True)
+class Sources:
+    """The rooms beneath, and what a page needs to know of the settings.
+
+    Attributes:
+        config: The answer of ``/ws/config``.
+        memory_high_bytes: The mark above which the server takes nothing new, or None.
+        commit: Seconds of each committed group.
+        stalls: Seconds by which the event loop was late.
+    """
+
+    version: str
+    registry: Registry
+    streams: Streams
+    recorder: Recorder
+    store: Store
+    wiring: Wiring
+    heartbeat: Heartbeat
+    door: Door
+    admission: Admission
+    config: Mapping[str, Any]
+    memory_high_bytes: int | None
+    commit: Histogram
+    stalls: Histogram
+    clock: Callable[[], float] = time.time
+    started_at: float = attrs.field(factory=time.time)
+
+
+def memory_bytes() -> int:
+    """Return the resident memory of this process; 0 where the system does not tell."""
+    try:
+        with open("/proc/self/statm", "rb") as file:  # noqa: PTH123  (read at every probe)
+            return int(file.read().split()[1]) * 4096
+    except (OSError, IndexError, ValueError):
+        return 0

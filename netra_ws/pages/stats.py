@@ -1,0 +1,95 @@
+"""``/ws/config`` and ``/ws/stats``: what the server offers, and what it does right now."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import attrs
+import trio
+
+from netra_ws.contexts.connection import Connection
+from netra_ws.contexts.context import UserContext
+from netra_ws.errors import Refused
+from netra_ws.pages.sources import Sources, memory_bytes
+from netra_ws.wire.head import Head, Reply, json_reply
+
+_FRESH = (("Cache-Control", "no-store"),)
+
+
+@attrs.frozen
+class Stats:
+    """Numbers for people and programs; names of users only for operators."""
+
+    sources: Sources
+
+    async def config(self, head: Head, body: bytes) -> Reply:
+        """Tell how to connect, and the limits."""
+        return json_reply(200, dict(self.sources.config), _FRESH)
+
+    async def stats(self, head: Head, body: bytes) -> Reply:
+        """Tell counts; with an operator's token also users and their connections.
+
+        Raises:
+            Refused: 401 when a token came along that is not good.
+        """
+        fields = self._counts()
+        if head.get(b"authorization") is not None:
+            identity = self.sources.admission.identify(head, self.sources.clock(), head.peer)
+            if not identity.may("operator"):
+                raise Refused(403, "FORBIDDEN", "This needs the permission operator.")
+            fields["by_user"] = {context.user_id: _user(context) for context in self.sources.registry}
+        return json_reply(200, fields, _FRESH)
+
+    def _counts(self) -> dict[str, Any]:
+        sources = self.sources
+        registry = sources.registry
+        counts = sources.wiring.counts
+        live = [connection for context in registry for connection in context.connections.values()]
+        errors: Counter[str] = Counter()
+        for (_, code), count in registry.commands.items():
+            if code != "ok":
+                errors[code] += count
+        admission = sources.admission.statistics()
+        return {
+            **attrs.asdict(registry.statistics()),
+            "streams": len(sources.streams),
+            "tasks": trio.lowlevel.current_statistics().tasks_living,
+            "memory_bytes": memory_bytes(),
+            "uptime_s": round(sources.clock() - sources.started_at, 3),
+            "messages_in": counts.messages_in + sum(connection.traffic.messages_in for connection in live),
+            "messages_out": counts.messages_out + sum(connection.traffic.messages_out for connection in live),
+            "errors": dict(errors),
+            "auth": dict(admission.auth),
+            "origins_refused": dict(admission.origins_refused),
+            "rate_limited": admission.rate_limited,
+            "connections_total": dict(sources.door.outcomes),
+            "closes": {str(code): count for code, count in counts.closes.items()},
+            "stuck_runs": [run.run_id for context in registry for run in context.runs.values() if run.sealed],
+            "recorder": attrs.asdict(sources.recorder.statistics()),
+        }
+
+
+def _user(context: UserContext) -> dict[str, Any]:
+    return {
+        "state": context.state.value,
+        "runs": [attrs.asdict(run) for run in context.active],
+        "stream": attrs.asdict(context.stream.statistics()),
+        "connections": [_connection(connection) for connection in context.connections.values()],
+    }
+
+
+def _connection(connection: Connection) -> dict[str, Any]:
+    traffic = connection.traffic
+    return {
+        "connection_id": connection.connection_id,
+        "thread_id": connection.thread_id,
+        "rtt_ms": None if traffic.rtt_s is None else round(traffic.rtt_s * 1000, 3),
+        "bytes_in": connection.wire.bytes_in,
+        "bytes_out": connection.wire.bytes_out,
+        "messages_in": traffic.messages_in,
+        "messages_out": traffic.messages_out,
+        "errors": traffic.errors,
+        "last_activity": traffic.last_activity,
+        "cursor_lag": connection.cursor.stream.visible - connection.cursor.seq,
+    }

@@ -1,0 +1,425 @@
+"""Puts the rooms together, in the order in which they are opened, and closes them in reverse.
+
+A list, not logic: what is decided is decided in the rooms. Everything of the server runs in one shielded
+nursery beside the program's own block, so that it closes in order even when the program is cancelled:
+the door, the runs, the last events into the store and onto the sockets, the sockets, the store.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import attrs
+import trio
+
+from netra_ws.access import AddressTable, Admission, OriginPolicy, Verifier
+from netra_ws.agents.agent import Agent, collect_agents
+from netra_ws.agents.builtin.assistant import make_assistant
+from netra_ws.agents.builtin.echo import echo
+from netra_ws.agents.run import RunPolicy
+from netra_ws.contexts.embedding import UserSession
+from netra_ws.contexts.policy import ContextPolicy
+from netra_ws.contexts.registry import Registry
+from netra_ws.errors import ConfigError, NetraError, Refused
+from netra_ws.history.ledger import Ledger
+from netra_ws.history.opening import make_store
+from netra_ws.history.recorder import Recorder
+from netra_ws.history.recovery import close_lost_runs
+from netra_ws.history.stores.contract import Store
+from netra_ws.history.stream import Streams
+from netra_ws.identity import Identity
+from netra_ws.measures import Histogram
+from netra_ws.settings import Settings, development_secret, problems
+from netra_ws.version import __version__
+from netra_ws.wire.door import SOCKET_PATHS, Admit, Door, Page
+from netra_ws.wire.flusher import Flusher
+from netra_ws.wire.head import Head
+from netra_ws.wire.heartbeat import Heartbeat
+from netra_ws.wire.pump import CLOSE_S, PROTOCOL, Wiring
+
+logger = logging.getLogger(__name__)
+
+Authenticate = Callable[[Head], Awaitable[Identity]]
+
+#: Worker threads for blocking code of all runs.
+RUN_THREADS = 40
+#: Connections that the system holds before they are accepted.
+LISTEN_BACKLOG = 4096
+#: Seconds for the last events to be committed when the server ends.
+FLUSH_S = 10.0
+#: Seconds between two looks at how late the event loop is.
+PULSE_S = 0.25
+DAY_S = 86_400.0
+
+
+@attrs.define(eq=False)
+class Server:
+    """A running server.
+
+    Attributes:
+        settings: What it was started with.
+        port: The port it listens on, also when the settings said 0.
+    """
+
+    settings: Settings
+    registry: Registry
+    streams: Streams
+    recorder: Recorder
+    store: Store
+    wiring: Wiring
+    door: Door
+    port: int = 0
+    _drained: bool = False
+
+    @property
+    def url(self) -> str:
+        """Where it is, such as ``http://127.0.0.1:8000``."""
+        host = self.settings.server.host
+        return f"http://{f'[{host}]' if ':' in host else host}:{self.port}"
+
+    @asynccontextmanager
+    async def context_for(self, identity: Identity) -> AsyncIterator[UserSession]:
+        """Hold a user's context open without a socket; it closes when nobody holds it and no run goes on.
+
+        Raises:
+            StoreError: The user's stream cannot be read.
+        """
+        async with self.registry.hold(identity) as context:
+            yield UserSession(context, identity, self.store)
+
+    async def drain(self, patience_s: float | None = None) -> bool:
+        """Stop taking new work, let runs end, cancel the rest, close every socket with 1012.
+
+        Args:
+            patience_s: Seconds that runs have to end by themselves; ``timing.drain_s`` by default.
+
+        Returns:
+            Whether nothing is left; False when a run could not be stopped.
+        """
+        timing = self.settings.timing
+        if not self._drained:
+            self._drained = True
+            await self.registry.drain(timing.drain_s if patience_s is None else patience_s, timing.finalise_s)
+            with trio.move_on_after(FLUSH_S) as scope:
+                await self.recorder.flush()
+            if scope.cancelled_caught:
+                logger.error("the store did not take the last events; the next start closes what is open")
+            await self.registry.shut_connections(CLOSE_S + 2.0)
+        return not self.registry.statistics().stuck
+
+
+@asynccontextmanager
+async def open_server(
+    settings: Settings | None = None,
+    *,
+    agents: Mapping[str, Agent] | None = None,
+    authenticate: Authenticate | None = None,
+) -> AsyncIterator[Server]:
+    """Run a server beside the block; leaving the block ends it in order.
+
+    Args:
+        settings: Development defaults when None.
+        agents: More agents by name.
+        authenticate: Replaces tokens: takes the request head, returns who it is or raises ``Refused``.
+            Origins and the limits per address are checked before it.
+
+    Raises:
+        ConfigError: The settings cannot be served; one line per problem.
+        StoreLeased: Another server has the store.
+        StoreError: The store cannot be opened.
+        OSError: The address cannot be listened on.
+    """
+    settings = settings or Settings()
+    if found := problems(settings):
+        raise ConfigError("\n".join(found))
+    failure: Exception | None = None
+    stop, stopped = trio.Event(), trio.Event()
+    async with trio.open_nursery() as nursery:
+        # What goes wrong is raised outside the nursery, so that nobody has to look into a group.
+        try:
+            server: Server = await nursery.start(_run_shielded, settings, agents or {}, authenticate, stop, stopped)
+        except (NetraError, OSError, ExceptionGroup) as exc:
+            failure = _only(exc)
+        else:
+            try:
+                yield server
+            except Exception as exc:  # of the program's own block
+                failure = exc
+            finally:
+                stop.set()
+                with trio.CancelScope(shield=True):
+                    await stopped.wait()
+    if failure is not None:
+        raise failure
+
+
+def _only(exc: Exception) -> Exception:
+    """Return the one error inside nested groups, or the group when there are several."""
+    while isinstance(exc, ExceptionGroup) and len(exc.exceptions) == 1:
+        exc = exc.exceptions[0]
+    return exc
+
+
+async def serve(
+    settings: Settings | None = None,
+    *,
+    agents: Mapping[str, Agent] | None = None,
+    authenticate: Authenticate | None = None,
+    task_status: trio.TaskStatus[Server] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Run a server until cancelled; ``await nursery.start(serve, settings)`` returns the ``Server``.
+
+    Raises:
+        ConfigError, StoreLeased, StoreError, OSError: As ``open_server``.
+    """
+    async with open_server(settings, agents=agents, authenticate=authenticate) as server:
+        task_status.started(server)
+        await trio.sleep_forever()
+
+
+async def _run_shielded(
+    settings: Settings,
+    agents: Mapping[str, Agent],
+    authenticate: Authenticate | None,
+    stop: trio.Event,
+    stopped: trio.Event,
+    *,
+    task_status: trio.TaskStatus[Server],
+) -> None:
+    try:
+        with trio.CancelScope(shield=True):
+            async with _rooms(settings, agents, authenticate) as server:
+                task_status.started(server)
+                await stop.wait()
+    finally:
+        stopped.set()
+
+
+@asynccontextmanager
+async def _rooms(
+    settings: Settings, agents: Mapping[str, Agent], authenticate: Authenticate | None
+) -> AsyncIterator[Server]:
+    """Open the rooms from the bottom up."""
+    # Everything that may be wrong with the settings is found before anything is opened.
+    policy = _context_policy(settings, agents)
+    admission = _admission(settings)
+    store = make_store(settings.store.url, durability=_durability(settings))
+    commit, stalls = Histogram(), Histogram()
+    recorder = Recorder(store, settings.history.retention_days * DAY_S, clock=time.time, on_commit=commit.observe)
+    streams = Streams(store, recorder, time.time, settings.history.ring_events, settings.history.ring_bytes)
+    registry = Registry(policy, streams, Ledger(store))
+    heartbeat = Heartbeat(policy.heartbeat_interval_s, policy.pong_timeout_s, policy.expiry_grace_s)
+    wiring = Wiring(store, Flusher(), heartbeat, settings.timing.handshake_s, registry.count)
+    pages: dict[str, Page] = {}
+    admit = _admit(admission, authenticate)
+    door = Door(wiring, registry, admit, pages, settings.timing.handshake_s, settings.environment == "testing")
+    server = Server(settings, registry, streams, recorder, store, wiring, door)
+    pages |= _pages(server, admission, commit, stalls)
+
+    async with contextlib.AsyncExitStack() as stack:
+        listeners = await _listen(settings)
+        for listener in listeners:
+            stack.push_async_callback(listener.aclose)
+        server.port = listeners[0].socket.getsockname()[1]
+        stack.push_async_callback(store.close)
+        await store.open()
+        async with trio.open_nursery() as below:
+            below.start_soon(recorder.run, streams)
+            await close_lost_runs(store, streams, recorder)
+            async with trio.open_nursery() as nursery:
+                for task in (wiring.flusher.run, heartbeat.run):
+                    nursery.start_soon(task)
+                nursery.start_soon(_pulse, stalls)
+                await nursery.start(registry.run)
+                await nursery.start(door.run, listeners)
+                try:
+                    yield server
+                finally:
+                    await server.drain(0.0)
+                    if not await registry.close_all("shutdown", settings.timing.finalise_s + 1.0):
+                        logger.error("runs are stuck; the server's task cannot end before they do")
+                    nursery.cancel_scope.cancel()
+            with trio.move_on_after(FLUSH_S):
+                await recorder.flush()
+            below.cancel_scope.cancel()
+
+
+def _context_policy(settings: Settings, given: Mapping[str, Agent]) -> ContextPolicy:
+    prices = {model: attrs.asdict(price, filter=_is_set) for model, price in settings.prices.items()}
+    builtin: dict[str, Agent] = {"assistant": make_assistant(prices or None), "echo": echo}
+    agents = collect_agents(builtin, settings.agents.modules, given)
+    if settings.agents.default not in agents:
+        raise ConfigError(f"agents.default: there is no agent {settings.agents.default!r}")
+    limits, timing = settings.limits, settings.timing
+    return ContextPolicy(
+        agents=agents,
+        default_agent=settings.agents.default,
+        run=RunPolicy(
+            finalise_s=timing.finalise_s,
+            max_response_bytes=limits.max_response_bytes,
+            max_event_bytes=limits.max_event_bytes,
+            max_events=limits.max_events_per_run,
+            threads=trio.CapacityLimiter(RUN_THREADS),
+        ),
+        on_disconnect=_on_disconnect(settings),
+        allow_continue=settings.agents.allow_continue,
+        resume_window_s=timing.resume_window_s,
+        run_timeout_s=timing.run_timeout_s,
+        idle_timeout_s=timing.idle_timeout_s,
+        heartbeat_interval_s=timing.heartbeat_interval_s,
+        pong_timeout_s=timing.pong_timeout_s,
+        expiry_grace_s=settings.auth.expiry_grace_s,
+        max_message_bytes=limits.max_message_bytes,
+        messages_per_minute=limits.messages_per_minute,
+        pings_per_minute=limits.pings_per_minute_per_connection,
+        max_connections=limits.max_connections,
+        max_connections_per_user=limits.max_connections_per_user,
+        max_runs_per_user=limits.max_runs_per_user,
+        max_threads_per_user=limits.max_threads_per_user,
+        max_queued_per_thread=limits.max_queued_per_thread,
+    )
+
+
+def _is_set(attribute: object, value: object) -> bool:
+    return value is not None
+
+
+def _on_disconnect(settings: Settings) -> Any:
+    return settings.agents.on_disconnect
+
+
+def _durability(settings: Settings) -> Any:
+    return settings.store.durability
+
+
+def secret_of(settings: Settings) -> str:
+    """Return the secret that signs tokens: the given one, or in development the shared one of this user.
+
+    Raises:
+        ConfigError: There is none.
+    """
+    if settings.auth.secret is not None:
+        return settings.auth.secret
+    if settings.environment != "development":
+        raise ConfigError("auth.secret: required outside development")
+    return development_secret()
+
+
+def _admission(settings: Settings) -> Admission:
+    auth, origins, limits = settings.auth, settings.origins, settings.limits
+    return Admission(
+        Verifier(secret_of(settings), auth.issuer, auth.audience, auth.leeway_s),
+        OriginPolicy(origins.allowed, bool(origins.required), settings.environment),
+        AddressTable(
+            limits.max_tracked_addresses,
+            limits.connects_per_minute_per_address,
+            limits.failed_connects_per_minute_per_address,
+        ),
+        auth.query_token,
+    )
+
+
+def _admit(admission: Admission, authenticate: Authenticate | None) -> Admit:
+    async def by_token(head: Head) -> Identity:
+        return admission.admit(head, time.time(), head.peer)
+
+    async def by_program(head: Head) -> Identity:
+        assert authenticate is not None
+        now = time.time()
+        admission.screen(head, now, head.peer)
+        try:
+            return await authenticate(head)
+        except Refused:
+            admission.addresses.failed(head.peer, now)
+            raise
+
+    return by_token if authenticate is None else by_program
+
+
+async def _listen(settings: Settings) -> Sequence[trio.SocketListener]:
+    host, port = settings.server.host, settings.server.port
+    listeners = await trio.open_tcp_listeners(port, host=host, backlog=LISTEN_BACKLOG)
+    if port == 0 and len(listeners) > 1:
+        # A name with several addresses would get a random port for each: keep the first.
+        for extra in listeners[1:]:
+            await extra.aclose()
+        return listeners[:1]
+    return listeners
+
+
+def _pages(server: Server, admission: Admission, commit: Histogram, stalls: Histogram) -> dict[str, Page]:
+    # Imported late: prometheus-client takes a tenth of the time until we listen.
+    from netra_ws.pages.assets import load_assets
+    from netra_ws.pages.health import Health
+    from netra_ws.pages.metrics import Metrics
+    from netra_ws.pages.sources import Sources
+    from netra_ws.pages.stats import Stats
+
+    settings = server.settings
+    high = settings.limits.memory_high_mb
+    sources = Sources(
+        version=__version__,
+        registry=server.registry,
+        streams=server.streams,
+        recorder=server.recorder,
+        store=server.store,
+        wiring=server.wiring,
+        heartbeat=server.wiring.heartbeat,
+        door=server.door,
+        admission=admission,
+        config=_public_config(settings, server.registry.policy),
+        memory_high_bytes=None if high is None else high * 2**20,
+        commit=commit,
+        stalls=stalls,
+    )
+    health, stats = Health(sources), Stats(sources)
+    return {
+        "/health": health.health,
+        "/ws/health": health.health,
+        "/ready": health.ready,
+        "/ws/beacon": health.beacon,
+        "/ws/config": stats.config,
+        "/ws/stats": stats.stats,
+        "/metrics": Metrics(sources).page,
+        **{path: asset.page for path, asset in load_assets(console=settings.server.console).items()},
+    }
+
+
+def _public_config(settings: Settings, policy: ContextPolicy) -> dict[str, Any]:
+    carriers = ["header", "subprotocol"]
+    if settings.auth.query_token:
+        carriers.append("query")
+    limits = settings.limits
+    return {
+        "endpoint": "/ws",
+        "endpoints": sorted(SOCKET_PATHS),
+        "protocols": [PROTOCOL],
+        "version": __version__,
+        "environment": settings.environment,
+        "auth": {"methods": ["jwt"], "carriers": carriers},
+        "limits": {
+            "max_message_bytes": limits.max_message_bytes,
+            "messages_per_minute": limits.messages_per_minute,
+            "max_connections_per_user": limits.max_connections_per_user,
+            "max_runs_per_user": limits.max_runs_per_user,
+            "max_threads_per_user": limits.max_threads_per_user,
+            "max_queued_per_thread": limits.max_queued_per_thread,
+        },
+        "heartbeat": {"interval_s": policy.heartbeat_interval_s, "pong_timeout_s": policy.pong_timeout_s},
+        "resume_window_s": policy.resume_window_s,
+        "agents": sorted(policy.agents),
+        "features": {"resume": True, "threads": True, "search": True, "console": settings.server.console},
+    }
+
+
+async def _pulse(stalls: Histogram) -> None:
+    """Measure how late the event loop is."""
+    while True:
+        due = trio.current_time() + PULSE_S
+        await trio.sleep_until(due)
+        stalls.observe(max(0.0, trio.current_time() - due))
