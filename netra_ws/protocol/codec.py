@@ -11,6 +11,7 @@ with a default means absent, unknown fields are ignored, optional fields that ar
 from __future__ import annotations
 
 import difflib
+import re
 import struct
 import types
 from collections.abc import Callable, Mapping
@@ -19,6 +20,7 @@ from typing import Any, Literal, get_args, get_origin
 import attrs
 import cattrs
 import orjson
+from cattrs import IterableValidationError, IterableValidationNote
 from cattrs.gen import make_dict_unstructure_fn, override
 
 from netra_ws.errors import ClientError
@@ -29,6 +31,8 @@ from netra_ws.protocol.values import MAX_METADATA_BYTES, READERS, exactly, json_
 
 #: Containers inside each other; orjson itself can read 1,024 levels but write only 254.
 MAX_DEPTH = 64
+#: Items of a list that one answer calls bad: a message of a megabyte has room for half a million.
+MAX_BAD_ITEMS = 20
 
 #: JSON-RPC 2.0 §5.1 codes for the errors that have one; all others are -32000.
 _RPC_CODES = {"INVALID_JSON": -32700, "MISSING_TYPE": -32600, "UNKNOWN_TYPE": -32601, "INVALID_MESSAGE": -32602}
@@ -87,6 +91,8 @@ def make_converter() -> cattrs.Converter:
         converter.register_structure_hook_func(_is(value_type), _hook(reader))
     converter.register_structure_hook_func(_is_literal, _one_of)
     converter.register_structure_hook_func(lambda t: t == Mapping[str, Any], _hook(read_object))
+    converter.register_structure_hook_func(lambda t: t == str | int | None, _step)
+    converter.register_structure_hook_func(lambda t: t == list[Attachment], _attachments(converter))
     for class_ in (*COMMANDS, *EVENTS, *REPLIES, Attachment):
         _leave_out_none(converter, class_)
     return converter
@@ -109,6 +115,35 @@ def _one_of(value: object, type_: Any) -> object:
     if type(value) is not str or value not in get_args(type_):
         raise ValueError(f"expected one of {', '.join(get_args(type_))}")
     return value
+
+
+def _step(value: object, _: object) -> object:
+    if value is not None and type(value) is not str and type(value) is not int:
+        raise TypeError(f"expected string or integer, got {json_name(value)}")
+    return value
+
+
+def _attachments(converter: cattrs.Converter) -> Callable[[object, object], list[Attachment]]:
+    """Return a hook for a client's list; cattrs alone would name every bad item, however many there are."""
+
+    def hook(value: object, _: object) -> list[Attachment]:
+        if type(value) is not list:
+            raise TypeError(f"expected list, got {json_name(value)}")
+        read: list[Attachment] = []
+        wrong: list[Exception] = []
+        for position, item in enumerate(value):
+            try:
+                read.append(converter.structure(read_object(item), Attachment))
+            except Exception as exc:  # cattrs raises groups of whatever a hook raised
+                exc.add_note(IterableValidationNote(f"in attachment {position}", position, Attachment))
+                wrong.append(exc)
+                if len(wrong) == MAX_BAD_ITEMS:
+                    break
+        if wrong:
+            raise IterableValidationError("bad attachments", wrong, Attachment)
+        return read
+
+    return hook
 
 
 def _leave_out_none(converter: cattrs.Converter, class_: type[Any]) -> None:
@@ -135,6 +170,10 @@ _DEFAULTED = {
     command: frozenset(field.name for field in attrs.fields(command) if field.default is not attrs.NOTHING)
     for command in COMMANDS
 }
+
+
+#: The field at the beginning of a JSON path.
+_FIELD = re.compile(r"\$\.(\w+)")
 
 
 # Frames.
@@ -195,31 +234,43 @@ def _read_rpc(message: dict[str, Any]) -> Incoming:
     silent = "id" not in message
     if type(reply_to) not in (str, int, float, types.NoneType):
         return Incoming(error=_invalid({"$.id": "expected string or number"}), rpc=True)
+    method = message.get("method")
     params = message.get("params", {})
     if type(params) is not dict:
-        error = _invalid({"$.params": f"expected object, got {json_name(params)}"})
-        return Incoming(error=error, reply_to=reply_to, rpc=True, silent=silent)
+        known = TYPES.get(method) if type(method) is str else None
+        return Incoming(
+            error=_invalid({"$.params": f"expected object, got {json_name(params)}"}),
+            type_name=known.type if known is not None else "?",
+            reply_to=reply_to,
+            rpc=True,
+            silent=silent,
+        )
     # JSON-RPC ids count per connection, so they never become a command's id.
     body = {name: value for name, value in params.items() if name not in ("id", "message_id", "type")}
-    command, wrong, type_name = _build(message.get("method"), body, "$.params.", "$.method")
+    command, wrong, type_name = _build(method, body, lambda name: f"$.params.{name}", "$.method")
     return Incoming(
         command=command, error=wrong, type_name=type_name, reply_to=reply_to, rpc=True, silent=silent, body=body
     )
 
 
 def _read_flat(message: dict[str, Any]) -> Incoming:
-    payload = message.get("payload")
-    path = "$."
-    body = message
-    if payload is not None:
-        if type(payload) is not dict:
-            error = _invalid({"$.payload": f"expected object, got {json_name(payload)}"})
-            return Incoming(error=error, reply_to=_id_of(message))
-        path = "$.payload."
-        body = {**message, **payload, "type": message.get("type")}
+    payload = message.get("payload", {})
+    if payload is not None and type(payload) is not dict:
+        error = _invalid({"$.payload": f"expected object, got {json_name(payload)}"})
+        return Incoming(error=error, reply_to=_id_of(message))
+    # Null means absent, so a null in the payload hides nothing.
+    inner = {name: value for name, value in (payload or {}).items() if value is not None or name not in message}
+    body = {**message, **inner, "type": message.get("type")}
+    named = "id"
     if body.get("id") is None and body.get("message_id") is not None:
-        body = {**body, "id": body["message_id"]}
-    command, wrong, type_name = _build(message.get("type"), body, path, "$.type")
+        named = "message_id"
+        body["id"] = body["message_id"]
+
+    def where(name: str) -> str:
+        written = named if name == "id" else name
+        return f"$.payload.{written}" if written in inner or (payload and written not in message) else f"$.{written}"
+
+    command, wrong, type_name = _build(message.get("type"), body, where, "$.type")
     return Incoming(command=command, error=wrong, type_name=type_name, reply_to=_id_of(body), body=body)
 
 
@@ -232,8 +283,9 @@ def _id_of(message: Mapping[str, Any]) -> str | None:
 
 
 def _build(
-    type_name: object, body: Mapping[str, Any], path: str, type_path: str
+    type_name: object, body: Mapping[str, Any], where: Callable[[str], str], type_path: str
 ) -> tuple[Command | None, ClientError | None, str]:
+    """Build the command of *body*; *where* tells the JSON path at which a field of it stood."""
     if type_name is None:
         return None, ClientError("MISSING_TYPE", "the message has no type"), "?"
     if type(type_name) is not str:
@@ -241,57 +293,58 @@ def _build(
     class_ = TYPES.get(type_name)
     if class_ is None:
         return None, _unknown_type(type_name), "?"
+    written: dict[str, str] = {}
     try:
-        fields = _fields_of(class_, body, path)
+        fields = _fields_of(class_, body, written)
         if type_name == "typing_stopped":
             fields["is_typing"] = False
         command = _converter.structure(fields, class_)
-        _check_sizes(command, path)
+        _check_sizes(command, where)
     except ClientError as error:
         return None, error, class_.type
     except Exception as exc:  # cattrs raises groups of whatever a hook raised
-        return None, _invalid(_problems(exc, path)), class_.type
+        return None, _invalid(_problems(exc, lambda name: where(written.get(name, name)))), class_.type
     return command, None, class_.type
 
 
-def _fields_of(class_: type[Command], body: Mapping[str, Any], path: str) -> dict[str, Any]:
-    """Return the fields of *class_* under their own names, absent ones left out."""
+def _fields_of(class_: type[Command], body: Mapping[str, Any], written: dict[str, str]) -> dict[str, Any]:
+    """Return the fields of *class_* under their own names, absent ones left out; note aliases in *written*."""
     names = FIELD_NAMES.get(class_, {})
     defaulted = _DEFAULTED[class_]
     fields: dict[str, Any] = {}
     for field in attrs.fields(class_):
         name = field.name
         if name in names:
-            fields |= _text_field(name, names[name], body)
+            written[name], said = _text_field(name, names[name], body)
+            if said is not None:
+                fields[name] = said
         elif name in body and (body[name] is not None or name not in defaulted):
             fields[name] = body[name]
     if class_ is UserTyping:
         fields.pop("is_typing", None)
-    if type(fields.get("attachments", [])) is not list:
-        # cattrs would walk through the characters of a string.
-        raise _invalid({f"{path}attachments": f"expected list, got {json_name(fields['attachments'])}"})
     return fields
 
 
-def _text_field(name: str, aliases: tuple[str, ...], body: Mapping[str, Any]) -> dict[str, Any]:
-    said = [body[alias] for alias in aliases if body.get(alias) is not None]
-    for value in said:
+def _text_field(name: str, aliases: tuple[str, ...], body: Mapping[str, Any]) -> tuple[str, object]:
+    """Return the name under which a text was given, and the text; or None when there is none."""
+    said = [(alias, body[alias]) for alias in aliases if body.get(alias) is not None]
+    for alias, value in said:
         if type(value) is not str:
-            return {name: value}  # the converter names the type error
+            return alias, value  # the converter names the type error
         if value.strip():
-            return {name: value.strip()}
+            return alias, value.strip()
     if said:
         raise ClientError("EMPTY_MESSAGE", "the message has no text")
-    return {}
+    return name, None
 
 
-def _check_sizes(command: Command, path: str) -> None:
+def _check_sizes(command: Command, where: Callable[[str], str]) -> None:
     metadata = getattr(command, "metadata", None)
     if metadata is not None and len(orjson.dumps(metadata)) > MAX_METADATA_BYTES:
-        raise _invalid({f"{path}metadata": f"more than {MAX_METADATA_BYTES} bytes of JSON"})
+        raise _invalid({where("metadata"): f"more than {MAX_METADATA_BYTES} bytes of JSON"})
     for position, attachment in enumerate(getattr(command, "attachments", ())):
         if (attachment.data is None) == (attachment.url is None):
-            raise _invalid({f"{path}attachments[{position}]": "expected either data or url"})
+            raise _invalid({f"{where('attachments')}[{position}]": "expected either data or url"})
 
 
 def _deeper_than(value: object, limit: int) -> bool:
@@ -308,12 +361,12 @@ def _deeper_than(value: object, limit: int) -> bool:
     return True
 
 
-def _problems(exc: Exception, path: str) -> dict[str, str]:
+def _problems(exc: Exception, where: Callable[[str], str]) -> dict[str, str]:
     """Turn what cattrs raised into ``{JSON path: what is wrong}``."""
     found: dict[str, str] = {}
-    for line in cattrs.transform_error(exc, path=path.removesuffix("."), format_exception=_describe):
-        text, _, where = line.rpartition(" @ ")
-        found[where] = text
+    for line in cattrs.transform_error(exc, path="$", format_exception=_describe):
+        text, _, path = line.rpartition(" @ ")
+        found[_FIELD.sub(lambda field: where(field[1]), path)] = text
     return found
 
 
@@ -386,7 +439,10 @@ def encode_reply(reply: Reply, now: float, incoming: Incoming | None = None) -> 
 def _rpc_answer(reply: Reply, fields: dict[str, Any], incoming: Incoming) -> dict[str, Any]:
     answer: dict[str, Any] = {"jsonrpc": "2.0", "id": incoming.reply_to}
     if isinstance(reply, Error):
-        answer["error"] = {"code": _RPC_CODES.get(reply.code, -32000), "message": reply.error, "data": fields}
+        code = _RPC_CODES.get(reply.code, -32000)
+        if reply.code == "INVALID_MESSAGE" and incoming.type_name == "?":
+            code = -32600  # not its params are wrong, but the request itself
+        answer["error"] = {"code": code, "message": reply.error, "data": fields}
     else:
         answer["result"] = fields
     return answer
@@ -410,7 +466,10 @@ def error_reply(error: ClientError, correlation_id: str | None = None) -> Error:
 
 def encode_command(command: Command) -> str:
     """Return *command* as the JSON text that a client sends."""
-    return orjson.dumps({"type": command.type, **_WRITERS[type(command)](command)}).decode()
+    fields = {"type": command.type, **_WRITERS[type(command)](command)}
+    if isinstance(command, UserTyping) and not fields.pop("is_typing"):
+        fields["type"] = "typing_stopped"  # on the wire the type alone says it
+    return orjson.dumps(fields).decode()
 
 
 def read_server(text: str | bytes) -> Heard:
@@ -424,13 +483,13 @@ def read_server(text: str | bytes) -> Heard:
         raise ValueError("not a message of this protocol")
     name: str = fields["type"]
     reply_to = fields.get("reply_to")
-    seq = fields.get("seq")
+    if type(reply_to) is not str:
+        reply_to = None
     event_class = _EVENT_TYPES.get(name)
-    if event_class is not None and reply_to is None and type(seq) is int:
-        stamp = Stamp(
-            seq=seq, timestamp=fields["timestamp"], event_id=fields["event_id"], user_id=fields.get("user_id", "")
-        )
-        return Heard(type=name, fields=fields, message=_lenient(fields, event_class), stamp=stamp, reply_to=None)
+    if event_class is not None and reply_to is None and type(fields.get("seq")) is int:
+        stamp = _lenient(fields, Stamp)
+        message = _lenient(fields, event_class) if stamp is not None else None
+        return Heard(type=name, fields=fields, message=message, stamp=stamp, reply_to=None)
     reply_class = _REPLY_TYPES.get(name)
     message = _lenient(fields, reply_class) if reply_class is not None else None
     return Heard(type=name, fields=fields, message=message, stamp=None, reply_to=reply_to)

@@ -1,0 +1,500 @@
+"""What a client's session knows between its sockets: position, unanswered commands, runs it follows.
+
+No socket and no clock here, so every rule can be tested by handing frames in. ``client.py`` carries
+a ``Conversation`` over as many sockets as it takes.
+"""
+
+from __future__ import annotations
+
+import secrets
+import weakref
+from collections import deque
+from collections.abc import Callable, Mapping
+from enum import Enum
+from typing import Any, Literal, Self, cast
+
+import attrs
+import trio
+
+from netra_ws.errors import CommandFailed, ConnectionLost, Rejected, SessionError
+from netra_ws.protocol.closing import CloseCode, may_reconnect
+from netra_ws.protocol.codec import Heard, encode_command
+from netra_ws.protocol.commands import Command, CommandId, Resume, Start
+from netra_ws.protocol.events import AgentCompleted, AgentMessage, AgentThinking, MessageReceived, RunEvent
+from netra_ws.protocol.events import ThreadDeleted as ThreadDeletedEvent
+from netra_ws.protocol.replies import (
+    Ack,
+    ConnectionEstablished,
+    Draining,
+    Error,
+    Position,
+    ReplayCompleted,
+    StreamReset,
+)
+
+#: Events that wait for one reader; beyond it the queue's policy decides.
+QUEUE_LIMIT = 4096
+#: HTTP refusals of the range 400 to 499 that are worth another try.
+_LATER = frozenset({408, 425, 429})
+
+Policy = Literal["reset", "fail"]
+
+
+class SessionState(Enum):
+    """Where a session stands; ``TRANSITIONS`` says what may follow."""
+
+    CONNECTING = "connecting"
+    OPEN = "open"
+    WAITING = "waiting"
+    CLOSED = "closed"
+
+
+TRANSITIONS: Mapping[SessionState, frozenset[SessionState]] = {
+    SessionState.CONNECTING: frozenset({SessionState.OPEN, SessionState.WAITING, SessionState.CLOSED}),
+    SessionState.OPEN: frozenset({SessionState.WAITING, SessionState.CLOSED}),
+    SessionState.WAITING: frozenset({SessionState.CONNECTING, SessionState.CLOSED}),
+    SessionState.CLOSED: frozenset(),
+}
+
+
+@attrs.frozen(kw_only=True)
+class StateChange:
+    """What ``on_state`` is told.
+
+    Attributes:
+        reason: Why, for people; empty where it goes without saying.
+        attempt: Connection attempts since the last stable connection, from 0.
+        delay_s: Seconds until the next attempt, when ``state`` is WAITING.
+        error: What the session ended with, when it is CLOSED by somebody else than its user.
+        welcome: What the server said first, when ``state`` is OPEN.
+    """
+
+    state: SessionState
+    reason: str = ""
+    attempt: int = 0
+    delay_s: float | None = None
+    error: SessionError | None = None
+    welcome: ConnectionEstablished | None = None
+
+
+@attrs.frozen(kw_only=True)
+class Ended:
+    """How one connection ended.
+
+    Attributes:
+        code: Close code, or 1006 when there was none.
+        status: HTTP status when the connection was refused before it began, else None.
+        word: The refusal's word, such as ``TOKEN_EXPIRED``.
+        retry_after_s: How long the server wants to be left alone.
+    """
+
+    reason: str
+    code: int = 1006
+    status: int | None = None
+    word: str = ""
+    retry_after_s: float = 0.0
+
+
+def backoff_delay(attempt: int, random: Callable[[], float], base_s: float = 0.5, cap_s: float = 30.0) -> float:
+    """Return the seconds to wait before attempt number *attempt* (from 0).
+
+    Anywhere between nothing and the doubled span, so that clients that were cut off together do not
+    come back together ("full jitter", M. Brooker, AWS Architecture Blog, 2015). *random* returns a
+    number from 0 (inclusive) to 1 (exclusive).
+    """
+    return random() * min(cap_s, base_s * 2.0 ** min(attempt, 32))
+
+
+def refusal(ended: Ended, *, renewable: bool) -> Rejected | None:
+    """Return the error that ends a session for good, or None when connecting again makes sense.
+
+    *renewable* says that the next attempt would come with a new token.
+    """
+    if ended.status is not None:
+        if 300 <= ended.status < 500 and ended.status not in _LATER:
+            return Rejected(ended.status, ended.word, ended.reason)
+        return None
+    if ended.code == CloseCode.TOKEN_EXPIRED and not renewable:
+        return Rejected(None, "TOKEN_EXPIRED", "the token has expired, and there is no function that gives a new one")
+    if not may_reconnect(ended.code):
+        return Rejected(None, str(ended.code), ended.reason or "the server closed the connection for good")
+    return None
+
+
+def message_text(text: str, event: AgentMessage | AgentThinking) -> str:
+    """Return a message's text after *event*: a ``delta`` is appended, a ``full`` replaces what was there.
+
+    Keep one text for each ``message_id``, and one for the open thought.
+    """
+    piece = event.reasoning if isinstance(event, AgentThinking) else event.content
+    return text + piece if event.phase == "delta" else piece
+
+
+@attrs.define(eq=False)
+class EventQueue:
+    """A bounded queue of ``Heard``, read with ``async for``; ends with the session or with what it follows.
+
+    When more than *limit* events wait, *policy* decides. ``reset``: all of them are dropped and one
+    ``stream_reset`` with the reason ``overflow`` takes their place, after which the reader reloads
+    what it shows. ``fail``: the reader gets a ``SessionError``.
+    """
+
+    limit: int = QUEUE_LIMIT
+    policy: Policy = "reset"
+    _waiting: deque[Heard] = attrs.field(factory=deque)
+    _news: trio.Event = attrs.field(factory=trio.Event)
+    _over: bool = False
+    _error: SessionError | None = None
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def push(self, heard: Heard) -> None:
+        """Add an event; never waits."""
+        if self._over:
+            return
+        if len(self._waiting) >= self.limit:
+            self._waiting.clear()
+            if self.policy == "fail":
+                self.end(SessionError(f"more than {self.limit} events were waiting to be read"))
+                return
+            self._waiting.append(_overflow(heard))
+        self._waiting.append(heard)
+        self._wake()
+
+    def end(self, error: SessionError | None = None) -> None:
+        """Let the reader finish what is waiting; then it ends, or gets *error*."""
+        if not self._over:
+            self._over = True
+            self._error = error
+            self._wake()
+
+    def _wake(self) -> None:
+        self._news.set()
+        self._news = trio.Event()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Heard:
+        """*Cancellation:* nothing is lost."""
+        await trio.lowlevel.checkpoint()
+        while not self._waiting:
+            if self._error is not None:
+                raise self._error
+            if self._over:
+                raise StopAsyncIteration
+            await self._news.wait()
+        return self._waiting.popleft()
+
+
+def _overflow(heard: Heard) -> Heard:
+    seq = heard.stamp.seq if heard.stamp is not None else 0
+    # "overflow" is no reason of the protocol: the server has lost nothing, this queue has.
+    message = StreamReset(epoch="", seq=seq, reason=cast("Any", "overflow"))
+    fields = {"type": StreamReset.type, "epoch": "", "seq": seq, "reason": "overflow"}
+    return Heard(type=StreamReset.type, fields=fields, message=message, stamp=None, reply_to=None)
+
+
+@attrs.define(eq=False)
+class Run:
+    """One run of an agent as its starter sees it.
+
+    ``async for event in run`` gives each of its events once, from its ``user_message`` to its
+    ``agent_completed``; a ``stream_reset`` among them says that some could not be kept.
+
+    Attributes:
+        message_id: Id of the text that was sent.
+        disposition: What became of it: ``started``, ``queued`` or ``steered``.
+    """
+
+    run_id: str
+    thread_id: str
+    message_id: str
+    disposition: str
+    _stop: Callable[[str], Any] = attrs.field(repr=False)
+    _events: EventQueue = attrs.field(factory=EventQueue, repr=False)
+    _done: trio.Event = attrs.field(factory=trio.Event, repr=False)
+    _completed: AgentCompleted | None = attrs.field(default=None, repr=False)
+    _error: SessionError | None = attrs.field(default=None, repr=False)
+    seen: bool = attrs.field(default=False, repr=False)
+
+    def __aiter__(self) -> EventQueue:
+        return self._events
+
+    async def result(self) -> AgentCompleted:
+        """Wait for the end of the run and return its last event, whatever its status.
+
+        Raises:
+            SessionError: The session ended first, or the run ended where its events could not be read.
+        """
+        await self._done.wait()
+        if self._completed is None:
+            raise self._error or SessionError("the end of the run could not be read")
+        return self._completed
+
+    async def stop(self) -> str:
+        """Stop the run; when this returns, nothing of it is left. Returns its final status.
+
+        Raises:
+            CommandFailed: ``CANCEL_TIMEOUT`` when the agent could not be stopped.
+        """
+        status: str = await self._stop(self.run_id)
+        return status
+
+    def take(self, heard: Heard) -> None:
+        """Hand in one event of this run (for the session)."""
+        self.seen = True
+        self._events.push(heard)
+        if heard.type == AgentCompleted.type:
+            if isinstance(heard.message, AgentCompleted):
+                self._completed = heard.message
+            self._events.end()
+            self._done.set()
+
+    def mark(self, heard: Heard) -> None:
+        """Hand in a ``stream_reset`` (for the session)."""
+        self._events.push(heard)
+
+    def lose(self, error: SessionError) -> None:
+        """Say that nothing more can be heard of this run (for the session)."""
+        if not self._done.is_set():
+            self._error = error
+            self._events.end(error)
+            self._done.set()
+
+
+@attrs.define(eq=False)
+class Pending:
+    """A command that waits for its answer.
+
+    Attributes:
+        text: What is sent; again, unchanged, on the next connection.
+        run: The run that a start became, as soon as it is known.
+    """
+
+    id: str
+    command: Command
+    text: str
+    run: Run | None = None
+    heard: Heard | None = None
+    error: SessionError | None = None
+    done: trio.Event = attrs.field(factory=trio.Event)
+
+    def settle(self, heard: Heard | None, error: SessionError | None = None) -> None:
+        self.heard = heard
+        self.error = error
+        self.done.set()
+
+
+@attrs.define(eq=False)
+class Conversation:
+    """Everything of a session that outlives a socket.
+
+    Attributes:
+        position: Of the last event heard; None before the first welcome.
+        thread_id: Where a message without a thread goes; None: the next one opens a thread.
+        welcome: The newest ``connection_established``.
+        reconnect_after_s: How long a draining server wants to be left alone.
+        closed: Whether nothing more can be said; *error* tells why, None when its user left.
+    """
+
+    queue_limit: int
+    stop: Callable[[str], Any]
+    position: Position | None = None
+    thread_id: str | None = None
+    welcome: ConnectionEstablished | None = None
+    reconnect_after_s: float = 0.0
+    closed: bool = False
+    error: SessionError | None = None
+    pending: dict[str, Pending] = attrs.field(factory=dict)
+    _runs: dict[str, list[Run]] = attrs.field(factory=dict)
+    _queues: weakref.WeakSet[EventQueue] = attrs.field(factory=weakref.WeakSet)
+    _replaying: bool = False
+    _prefix: str = attrs.field(factory=lambda: secrets.token_hex(12))
+    _count: int = 0
+
+    # Speaking.
+
+    def ask(self, command: Command) -> Pending:
+        """Give *command* an id and remember it until it is settled or forgotten.
+
+        Raises:
+            CommandFailed: ``MESSAGE_TOO_BIG``: it would end the connection for good (close code 1009).
+            SessionError: The session is closed.
+        """
+        if self.closed:
+            raise self.error or SessionError("the session is closed")
+        self._count += 1
+        command_id = f"{self._prefix}-{self._count}"
+        text = encode_command(attrs.evolve(command, id=CommandId(command_id)))
+        if self.welcome is not None:
+            limit, size = self.welcome.limits.max_message_bytes, len(text.encode())
+            if size > limit:
+                raise CommandFailed(
+                    "MESSAGE_TOO_BIG", f"{command.type} has {size} bytes, the server takes at most {limit}"
+                )
+        pending = self.pending[command_id] = Pending(command_id, command, text)
+        return pending
+
+    def forget(self, pending: Pending) -> None:
+        """Stop waiting for an answer; a start that nobody waits for is not followed."""
+        self.pending.pop(pending.id, None)
+        if pending.run is not None and pending.heard is None:
+            self._unfollow(pending.run)
+
+    def follow(self, pending: Pending, ack: Ack) -> Run:
+        """Return the run that a start became."""
+        if pending.run is not None:
+            return pending.run
+        # Its ``user_message`` was not heard: a repeat after a restart or a reset, or no permission to read.
+        run = self._adopt(ack.run_id or "", ack.thread_id or "", ack.message_id or "", ack.disposition or "")
+        if not self._replaying:
+            self._lose_unseen()
+        return run
+
+    def events(self, limit: int, policy: Policy) -> EventQueue:
+        """Return a queue of everything numbered from now on; it is let go when nobody holds it."""
+        queue = EventQueue(limit, policy)
+        if self.closed:
+            queue.end(self.error)
+        self._queues.add(queue)
+        return queue
+
+    # Hearing.
+
+    def welcomed(self, welcome: ConnectionEstablished, *, resuming: bool) -> list[Pending]:
+        """Take a server's first frame; return the commands to send again."""
+        self.welcome = welcome
+        self.reconnect_after_s = 0.0
+        self._replaying = resuming
+        if self.position is None:
+            self.position = welcome.stream
+        return list(self.pending.values())
+
+    def hear(self, heard: Heard) -> None:
+        """Take any further frame."""
+        if heard.reply_to is not None:
+            self._answered(heard)
+        elif heard.stamp is not None:
+            self._numbered(heard, heard.stamp.seq)
+        elif isinstance(heard.message, StreamReset):
+            self._reset(heard, heard.message)
+        elif isinstance(heard.message, ReplayCompleted):
+            self._replayed(heard.message)
+        elif isinstance(heard.message, Draining):
+            self.reconnect_after_s = max(0.0, heard.message.reconnect_after_ms / 1000)
+
+    def _answered(self, heard: Heard) -> None:
+        pending = self.pending.get(heard.reply_to or "")
+        if pending is None:
+            return  # it has passed its deadline
+        if heard.type == Error.type:
+            pending.settle(heard, _failure(heard))
+            return
+        if isinstance(pending.command, Resume):
+            # What follows the answer comes from there.
+            self.position = Position(epoch=pending.command.epoch, seq=pending.command.seq)
+        pending.settle(heard)
+
+    def _numbered(self, heard: Heard, seq: int) -> None:
+        if heard.fields.get("job_id") is not None:
+            return  # another stream with numbers of its own
+        position = self.position
+        if position is None or seq <= position.seq:
+            return
+        self.position = Position(epoch=position.epoch, seq=seq)
+        message = heard.message
+        if isinstance(message, MessageReceived) and message.command_id is not None:
+            self._placed(message)
+        if isinstance(message, ThreadDeletedEvent) and message.thread_id == self.thread_id:
+            self.thread_id = None
+        run_id = message.run_id if isinstance(message, RunEvent) else heard.fields.get("run_id")
+        for run in self._runs.get(run_id, ()):
+            run.take(heard)
+        if heard.type == AgentCompleted.type:
+            self._runs.pop(run_id, None)
+        for queue in list(self._queues):
+            queue.push(heard)
+
+    def _placed(self, message: MessageReceived) -> None:
+        """Follow the run of a start of ours from its first event: the answer comes only behind it."""
+        pending = self.pending.get(message.command_id or "")
+        if pending is not None and isinstance(pending.command, Start) and pending.run is None:
+            pending.run = self._adopt(message.run_id, message.thread_id, message.message_id, message.disposition)
+            if self.thread_id is None and pending.command.thread_id is None:
+                self.thread_id = message.thread_id
+
+    def _replayed(self, message: ReplayCompleted) -> None:
+        if message.job_id is not None:
+            return
+        self._replaying = False
+        position = self.position
+        if position is not None and position.epoch == message.epoch and position.seq < message.to_seq:
+            self.position = Position(epoch=position.epoch, seq=message.to_seq)
+        self._lose_unseen()
+
+    def _reset(self, heard: Heard, message: StreamReset) -> None:
+        if message.job_id is not None:
+            return
+        self.position = Position(epoch=message.epoch, seq=message.seq)
+        for queue in list(self._queues):
+            queue.push(heard)
+        for run in [run for runs in self._runs.values() for run in runs]:
+            run.mark(heard)
+            if self._replaying:
+                run.seen = False  # what happened to it meanwhile was not heard
+        if self._replaying:
+            self._replaying = False
+            self._lose_unseen()
+
+    # Runs.
+
+    def _adopt(self, run_id: str, thread_id: str, message_id: str, disposition: str) -> Run:
+        run = Run(run_id, thread_id, message_id, disposition, self.stop, EventQueue(self.queue_limit))
+        self._runs.setdefault(run_id, []).append(run)
+        return run
+
+    def _unfollow(self, run: Run) -> None:
+        runs = [other for other in self._runs.pop(run.run_id, []) if other is not run]
+        if runs:
+            self._runs[run.run_id] = runs
+
+    def _lose_unseen(self) -> None:
+        """Give up runs of which nothing was heard and which the newest welcome does not name: they are over."""
+        active = {run.run_id for run in self.welcome.active_runs} if self.welcome is not None else set()
+        for run in [run for runs in self._runs.values() for run in runs]:
+            if not run.seen and run.run_id not in active:
+                run.lose(SessionError("the run's events cannot be read; its messages are in the thread's history"))
+                self._unfollow(run)
+
+    def end(self, error: SessionError | None) -> None:
+        """Close everything: with *error*, or because the user of the session leaves."""
+        if self.closed:
+            return
+        self.closed = True
+        self.error = error
+        told = error or SessionError("the session was closed")
+        for pending in self.pending.values():
+            pending.settle(None, told)
+        for runs in self._runs.values():
+            for run in runs:
+                run.lose(told)
+        self._runs.clear()
+        for queue in list(self._queues):
+            queue.end(error)
+
+
+def _failure(heard: Heard) -> CommandFailed:
+    error = heard.message
+    if not isinstance(error, Error):
+        return CommandFailed(str(heard.fields.get("code", "UNKNOWN")), str(heard.fields.get("error", "unknown error")))
+    details = dict(error.details or {})
+    if error.retry_after_s is not None:
+        details["retry_after_s"] = error.retry_after_s
+    return CommandFailed(error.code, error.error, retryable=error.retryable, details=details or None)
+
+
+def lost(ended: Ended, seconds: float) -> ConnectionLost:
+    """Return the error for a session that found no way back in time."""
+    return ConnectionLost(f"no connection for {seconds:g} s: {ended.reason}")
