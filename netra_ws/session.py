@@ -9,7 +9,7 @@ from __future__ import annotations
 import secrets
 import weakref
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from enum import Enum
 from typing import Any, Literal, Self, cast
 
@@ -19,7 +19,7 @@ import trio
 from netra_ws.errors import CommandFailed, ConnectionLost, Rejected, SessionError
 from netra_ws.protocol.closing import CloseCode, may_reconnect
 from netra_ws.protocol.codec import Heard, encode_command
-from netra_ws.protocol.commands import Command, CommandId, Resume, Start
+from netra_ws.protocol.commands import Command, Resume, Start
 from netra_ws.protocol.events import AgentCompleted, AgentMessage, AgentThinking, MessageReceived, RunEvent
 from netra_ws.protocol.events import ThreadDeleted as ThreadDeletedEvent
 from netra_ws.protocol.replies import (
@@ -31,6 +31,7 @@ from netra_ws.protocol.replies import (
     ReplayCompleted,
     StreamReset,
 )
+from netra_ws.protocol.values import CommandId
 
 #: Events that wait for one reader; beyond it the queue's policy decides.
 QUEUE_LIMIT = 4096
@@ -212,7 +213,7 @@ class Run:
     thread_id: str
     message_id: str
     disposition: str
-    _stop: Callable[[str], Any] = attrs.field(repr=False)
+    _stop: Callable[[str], Awaitable[str]] = attrs.field(repr=False)
     _events: EventQueue = attrs.field(factory=EventQueue, repr=False)
     _done: trio.Event = attrs.field(factory=trio.Event, repr=False)
     _completed: AgentCompleted | None = attrs.field(default=None, repr=False)
@@ -239,8 +240,7 @@ class Run:
         Raises:
             CommandFailed: ``CANCEL_TIMEOUT`` when the agent could not be stopped.
         """
-        status: str = await self._stop(self.run_id)
-        return status
+        return await self._stop(self.run_id)
 
     def take(self, heard: Heard) -> None:
         """Hand in one event of this run (for the session)."""
@@ -300,7 +300,7 @@ class Conversation:
     """
 
     queue_limit: int
-    stop: Callable[[str], Any]
+    stop: Callable[[str], Awaitable[str]]
     position: Position | None = None
     thread_id: str | None = None
     welcome: ConnectionEstablished | None = None
@@ -409,7 +409,7 @@ class Conversation:
             self._placed(message)
         if isinstance(message, ThreadDeletedEvent) and message.thread_id == self.thread_id:
             self.thread_id = None
-        run_id = message.run_id if isinstance(message, RunEvent) else heard.fields.get("run_id")
+        run_id: Any = message.run_id if isinstance(message, RunEvent) else heard.fields.get("run_id")
         for run in self._runs.get(run_id, ()):
             run.take(heard)
         if heard.type == AgentCompleted.type:

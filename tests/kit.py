@@ -140,7 +140,7 @@ def request(
 
 
 def upgrade_headers(*, key: str | None = None, without: Sequence[str] = (), **other: str) -> list[tuple[str, str]]:
-    """Return the headers of an opening handshake; *without* leaves some out, *other* replaces (``sec_websocket_key``)."""
+    """Return the headers of an opening handshake; *other* replaces or adds (``sec_websocket_version="8"``)."""
     headers = {
         "upgrade": "websocket",
         "connection": "Upgrade",

@@ -46,12 +46,11 @@ SEALED = RunError(
 
 
 async def execute(run: Run, agent: Agent) -> None:
-    """Run *agent* from ``agent_started`` to ``agent_completed``.
+    """Run *agent* and write everything up to ``agent_completed``; the caller has called ``run.begin()``.
 
     Runs as a task of the user's nursery. Only the cancellation of outer scopes and
     ``KeyboardInterrupt`` leave it; everything else becomes the run's outcome.
     """
-    run.begin()
     worker = _Worker(run, agent)
     try:
         async with trio.open_nursery() as nursery:
@@ -87,6 +86,7 @@ class _Worker:
         response = None
         try:
             with run.scope:
+                await trio.lowlevel.checkpoint_if_cancelled()  # stopped before its first step
                 response = await self.agent(run)
         except BaseException as exc:
             # Cancelling a run while its child raises gives BaseExceptionGroup[Cancelled, ValueError];

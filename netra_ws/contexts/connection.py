@@ -156,6 +156,14 @@ class Connection:
         self._room.set()
         self.wire.close(code, reason)
 
+    def shut_behind(self, code: CloseCode, reason: str) -> None:
+        """Close when everything that is visible now was handed out."""
+
+        def make() -> None:
+            self.shut(code, reason)
+
+        self.hold(self.cursor.stream.visible, make)
+
     # Draining, by the wire.
 
     @property

@@ -124,8 +124,11 @@ class UserContext:
                 if not self.runs:
                     return
                 if trio.current_time() >= self._leave_at:
-                    self._end_graceful_runs()
                     self._leave_at = float("inf")
+                    staying = [run for run in self.runs.values() if run.request.on_disconnect == "continue"]
+                    if not staying:
+                        return
+                    self._end_runs([run for run in self.runs.values() if run not in staying], "disconnect")
             with trio.move_on_at(self._leave_at):
                 await self._changed.wait()
             self._changed = trio.Event()
@@ -193,9 +196,6 @@ class UserContext:
         self._end_runs([run for run in self.runs.values() if run.request.on_disconnect == "cancel"], "disconnect")
         self._leave_at = self._left_at + (0.0 if explicit else self.policy.resume_window_s)
 
-    def _end_graceful_runs(self) -> None:
-        self._end_runs([run for run in self.runs.values() if run.request.on_disconnect != "continue"], "disconnect")
-
     def end_runs(self, reason: CancelledBy) -> None:
         """Ask every run to end."""
         self._end_runs(list(self.runs.values()), reason)
@@ -245,24 +245,21 @@ class UserContext:
         return run
 
     def launch(self, run: Run, thread: ThreadState) -> None:
-        """Start a run; it is its thread's turn."""
+        """Start a run; it is its thread's turn.
+
+        It has begun when this returns, so whoever stops it now stops a running one.
+        """
         thread.active = run
+        run.begin()
         agent = self.policy.agents[run.agent_name]
 
         async def carry() -> None:
             try:
-                await self._carry(run, agent)
+                await execute(run, agent)
             finally:
                 self._run_over(run, thread)
 
         self.start_soon(carry)
-
-    async def _carry(self, run: Run, agent: Agent) -> None:
-        if not self.living:
-            # The context began to close between launch and this first step.
-            drop(run, self._reason)
-            return
-        await execute(run, agent)
 
     def _run_over(self, run: Run, thread: ThreadState) -> None:
         self.runs.pop(run.run_id, None)

@@ -198,10 +198,11 @@ class Turn:
 
 async def dispatch(context: UserContext, connection: Connection, count: Callable[[str, str], None]) -> None:
     """Take a connection's commands until its inbox is closed."""
-    async for incoming in connection.inbox:
-        await Turn(context, connection, incoming, count).take()
-        if connection.closing:
-            return
+    with connection.inbox:  # closed behind us, so that nobody waits for room in it
+        async for incoming in connection.inbox:
+            await Turn(context, connection, incoming, count).take()
+            if connection.closing:
+                return
 
 
 async def _guarded(command: said.Command, work: Callable[[], Awaitable[Result]]) -> Result:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping
-from contextlib import aclosing
+from collections import deque
+from collections.abc import Mapping
 from typing import Any
 
 import attrs
@@ -26,17 +26,56 @@ CHUNK = 64 * 1024
 
 
 @attrs.define(eq=False)
-class _Bell:
-    """Wakes one task when the stream has more (``history.stream.Reader``)."""
+class Events:
+    """Events of a log as an async iterator without end; it may be left and taken up again at any time."""
 
+    _cursor: Cursor
+    _run_id: str | None = None
+    _ready: deque[Heard] = attrs.field(factory=deque)
     _rung: trio.Event = attrs.field(factory=trio.Event)
+    _ended: bool = False
 
     def wake(self) -> None:
+        """There is more (``history.stream.Reader``)."""
         self._rung.set()
 
-    async def wait(self) -> None:
-        await self._rung.wait()
-        self._rung = trio.Event()
+    def __aiter__(self) -> Events:
+        return self
+
+    async def __anext__(self) -> Heard:
+        """Return the next event; of one run, nothing behind its ``agent_completed``.
+
+        Raises:
+            StoreError: The store did not answer; the next call tries again.
+        """
+        await trio.lowlevel.checkpoint()
+        if self._ended:
+            raise StopAsyncIteration
+        while not self._ready:
+            await self._read()
+        heard = self._ready.popleft()
+        self._ended = self._run_id is not None and isinstance(heard.message, AgentCompleted)
+        return heard
+
+    async def _read(self) -> None:
+        cursor = self._cursor
+        if not cursor.pending:
+            # Attached only while waiting: an iterator that is dropped leaves nothing behind.
+            self._rung = trio.Event()
+            cursor.stream.attach(self)
+            try:
+                await self._rung.wait()
+            finally:
+                cursor.stream.detach(self)
+        try:
+            frames = cursor.take(CHUNK)
+        except Trimmed:
+            await cursor.refill()
+            return
+        for frame in frames:
+            heard = read_server(frame_payload(frame))
+            if self._run_id is None or heard.fields.get("run_id") == self._run_id:
+                self._ready.append(heard)
 
 
 @attrs.define
@@ -52,25 +91,17 @@ class RunHandle:
     message_id: str
     disposition: str
     _session: UserSession
-    _since: int
+    _since: Position
 
-    async def __aiter__(self) -> AsyncGenerator[Heard, None]:
-        """Yield the events of this run, from its first to ``agent_completed``."""
-        stream = self._session.context.stream
-        position = Position(epoch=stream.epoch, seq=self._since)
-        async with aclosing(self._session.events(after=position)) as events:
-            async for heard in events:
-                if heard.fields.get("run_id") == self.run_id:
-                    yield heard
-                    if isinstance(heard.message, AgentCompleted):
-                        return
+    def __aiter__(self) -> Events:
+        """Iterate over the events of this run, from its first to ``agent_completed``."""
+        return self._session.events(after=self._since, run_id=self.run_id)
 
     async def result(self) -> AgentCompleted:
         """Wait for the run's end and return its last event."""
-        async with aclosing(self.__aiter__()) as events:
-            async for heard in events:
-                if isinstance(heard.message, AgentCompleted):
-                    return heard.message
+        async for heard in self:
+            if isinstance(heard.message, AgentCompleted):
+                return heard.message
         raise RunClosed(f"{self.run_id} has no end in this log")
 
     async def stop(self) -> str:
@@ -116,7 +147,7 @@ class UserSession:
         """
         if not text.strip():
             raise ClientError("EMPTY_MESSAGE", "the message has no text")
-        since = self.context.stream.visible
+        since = self.position
         ask = Ask(
             text=text.strip(),
             trigger="api",
@@ -149,11 +180,12 @@ class UserSession:
             raise ClientError("CANCEL_TIMEOUT", "the agent did not stop in time")
         return run.status
 
-    async def events(self, after: Position | None = None) -> AsyncGenerator[Heard, None]:
-        """Yield every event of the user behind *after*, then live ones, without end.
+    def events(self, after: Position | None = None, *, run_id: str | None = None) -> Events:
+        """Iterate over every event of the user behind *after*, then live ones, without end.
 
         Args:
             after: None for what comes from now on.
+            run_id: Only events of this run, up to its end.
 
         Raises:
             ClientError: ``CONFLICT`` when the position cannot be continued; ``details.reason`` says why.
@@ -163,19 +195,4 @@ class UserSession:
             reason = stream.judge(after.epoch, after.seq)
             if reason is not None:
                 raise ClientError("CONFLICT", "the position cannot be continued", details={"reason": reason})
-        cursor = Cursor(stream, self._store, stream.visible if after is None else after.seq)
-        bell = _Bell()
-        stream.attach(bell)
-        try:
-            while True:
-                while cursor.pending:
-                    try:
-                        frames = cursor.take(CHUNK)
-                    except Trimmed:
-                        await cursor.refill()
-                        continue
-                    for frame in frames:
-                        yield read_server(frame_payload(frame))
-                await bell.wait()
-        finally:
-            stream.detach(bell)
+        return Events(Cursor(stream, self._store, stream.visible if after is None else after.seq), run_id)

@@ -251,13 +251,25 @@ class Registry:
             await waiting[0].settled.wait()
 
     async def shut_connections(self, patience_s: float) -> None:
-        """Close every connection with 1012 and wait until their tasks are gone, at most *patience_s* seconds."""
+        """Close every connection with 1012 behind its last event, and wait until their tasks are gone.
+
+        Args:
+            patience_s: Seconds for slow readers; then they are closed where they stand.
+        """
+        for context in self:
+            for connection in list(context.connections.values()):
+                connection.shut_behind(CloseCode.RESTART, "the server restarts")
+        with trio.move_on_after(patience_s):
+            await self._stood_up_all()
         for context in self:
             for connection in list(context.connections.values()):
                 connection.shut(CloseCode.RESTART, "the server restarts")
         with trio.move_on_after(patience_s):
-            while self.seats:
-                await self._stood_up.wait()
+            await self._stood_up_all()
+
+    async def _stood_up_all(self) -> None:
+        while self.seats:
+            await self._stood_up.wait()
 
     async def close_all(self, reason: CancelledBy, patience_s: float) -> bool:
         """End every context; return whether all were gone within *patience_s* seconds."""

@@ -487,7 +487,7 @@ def read_server(text: str | bytes) -> Heard:
         reply_to = None
     event_class = _EVENT_TYPES.get(name)
     if event_class is not None and reply_to is None and type(fields.get("seq")) is int:
-        stamp = _lenient(fields, Stamp)
+        stamp = _lenient({"user_id": "", **fields}, Stamp)
         message = _lenient(fields, event_class) if stamp is not None else None
         return Heard(type=name, fields=fields, message=message, stamp=stamp, reply_to=None)
     reply_class = _REPLY_TYPES.get(name)

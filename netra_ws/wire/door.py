@@ -26,13 +26,15 @@ from netra_ws.contexts.registry import Owner
 from netra_ws.errors import Refused, StoreError
 from netra_ws.identity import Identity
 from netra_ws.protocol.values import MAX_SEQ, read_id
-from netra_ws.wire.head import Head, Reply, Request, check_upgrade, json_reply, refusal
+from netra_ws.wire.head import Head, Reply, Request, check_upgrade, json_reply, method_refused, refusal
 from netra_ws.wire.pump import Admitted, Wiring, serve_socket
 
 logger = logging.getLogger(__name__)
 
 SOCKET_PATHS = frozenset({"/ws", "/websocket", "/api/v1/websocket"})
 ECHO_PATH = "/ws/echo"
+#: Pages that take a POST, and answer OPTIONS themselves.
+POSTED = frozenset({"/ws/beacon"})
 #: Handshakes at the same time; beyond it the system's queue holds newcomers.
 MAX_HANDSHAKES = 1000
 #: Seconds of waiting when no descriptor is left.
@@ -140,12 +142,17 @@ class Door:
         page = self.pages.get(head.path)
         if page is None:
             raise Refused(404, "NOT_FOUND", "There is nothing at this address.")
+        allowed = ("GET", "HEAD", "OPTIONS", "POST") if head.path in POSTED else ("GET", "HEAD", "OPTIONS")
+        if head.method not in allowed:
+            raise method_refused(*allowed)
+        if head.method == "OPTIONS" and head.path not in POSTED:
+            return Reply(200, headers=(("Allow", ", ".join(allowed)),))
         body = await request.body() if head.method == "POST" else b""
         return await page(head, body)
 
     async def _seat(self, request: Request, head: Head) -> None:
         check_upgrade(head)
-        head = attrs.evolve(head, rest=await request.rest())
+        head = attrs.evolve(head, rest=request.rest())
         identity = await self.admit(head)
         offered = offered_subprotocols(head.headers)
         admitted = Admitted(

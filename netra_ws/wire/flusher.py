@@ -7,6 +7,7 @@ works at most a millisecond, then gives way; what is left goes first in the next
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import deque
 
@@ -14,6 +15,8 @@ import attrs
 import trio
 
 from netra_ws.wire.stream import Duplex, Progress
+
+logger = logging.getLogger(__name__)
 
 #: Seconds of writing before other tasks get their turn.
 SLICE_S = 0.001
@@ -64,7 +67,12 @@ class Flusher:
             stream.planned = False
             if stream.closed:
                 continue
-            progress = stream.flush()
+            try:
+                progress = stream.flush()
+            except Exception:  # the crash wall of that connection, on this side: others are still written
+                logger.exception("a connection could not be written")
+                stream.give_up()
+                continue
             if progress is Progress.MORE:
                 self.plan(stream)
             elif progress is not Progress.IDLE:

@@ -22,6 +22,7 @@ from netra_ws.errors import Refused
 
 MAX_HEAD_BYTES = 16 * 1024
 MAX_BODY_BYTES = 64 * 1024
+MAX_QUERY_FIELDS = 100
 METHODS = frozenset({"GET", "HEAD", "OPTIONS", "POST"})
 
 Headers = Sequence[tuple[bytes, bytes]]
@@ -114,20 +115,17 @@ class Request:
         head = self._parse(event)
         self._head_only = head.method == "HEAD"
         if head.method not in METHODS:
-            raise Refused(405, "METHOD_NOT_ALLOWED", "Only GET, HEAD, OPTIONS and POST.", headers=(("Allow", "GET"),))
+            raise method_refused("GET", "HEAD", "OPTIONS", "POST")
         return head
 
-    async def rest(self) -> bytes:
+    def rest(self) -> bytes:
         """Return the bytes behind the head of an upgrade.
 
         Raises:
             Refused: The request has a body, which an upgrade must not have.
         """
-        try:
-            event = await self._next()
-        except h11.RemoteProtocolError:
-            raise Refused(400, "BAD_REQUEST", "An upgrade has no body.") from None
-        if not isinstance(event, h11.EndOfMessage):
+        # Without a body h11 knows the end of the request already; it is not waited for.
+        if not isinstance(self._h11.next_event(), h11.EndOfMessage):
             raise Refused(400, "BAD_REQUEST", "An upgrade has no body.")
         return bytes(self._h11.trailing_data[0])
 
@@ -153,10 +151,11 @@ class Request:
         """Send *reply* and say that nothing follows; the caller closes the stream."""
         if self._h11.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
             return
+        names_upgrade = any(name == "Upgrade" for name, _ in reply.headers)
         headers = [
             ("Content-Type", reply.content_type),
             ("Content-Length", str(len(reply.body))),
-            ("Connection", "close"),
+            ("Connection", "Upgrade, close" if names_upgrade else "close"),  # RFC 9110 §7.8
             *reply.headers,
         ]
         reason = HTTPStatus(reply.status).phrase if reply.status in _STATUSES else ""
@@ -180,21 +179,37 @@ class Request:
 
     def _parse(self, request: h11.Request) -> Head:
         target = request.target.decode("latin-1")
+        query: dict[str, str] = {}
         try:
-            parts = urlsplit(target)
+            path, raw_query = _split(target)
+            for name, value in parse_qsl(raw_query, keep_blank_values=True, max_num_fields=MAX_QUERY_FIELDS):
+                query.setdefault(name, value)
         except ValueError:
             raise Refused(400, "BAD_REQUEST", "The target cannot be read.") from None
-        query: dict[str, str] = {}
-        for name, value in parse_qsl(parts.query, keep_blank_values=True, max_num_fields=100):
-            query.setdefault(name, value)
         return Head(
             method=request.method.decode("latin-1"),
-            path=parts.path,
+            path=path,
             query=query,
             headers=[(bytes(name), bytes(value)) for name, value in request.headers],
             peer=self.peer,
             http_version=request.http_version.decode("latin-1"),
         )
+
+
+def _split(target: str) -> tuple[str, str]:
+    """Return path and query of a request target (RFC 9112 §3.2)."""
+    if target.startswith("/"):
+        # Not urlsplit: it reads the beginning of "//name/path" as a host.
+        path, _, query = target.partition("?")
+        return path, query
+    parts = urlsplit(target)
+    return parts.path, parts.query
+
+
+def method_refused(*allowed: str) -> Refused:
+    """Return the refusal of a method; *allowed* are those that may be used."""
+    text = f"Only {', '.join(allowed)} may be used here."
+    return Refused(405, "METHOD_NOT_ALLOWED", text, headers=(("Allow", ", ".join(allowed)),))
 
 
 _STATUSES = frozenset(status.value for status in HTTPStatus)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import heapq
 import itertools
-from collections.abc import Callable
 
 import attrs
 import trio
@@ -21,18 +20,28 @@ WARN_S = 60.0
 _count = itertools.count()
 
 
-@attrs.frozen(order=True)
-class _Moment:
-    at: float
-    number: int
-    act: Callable[[], None] = attrs.field(order=False)
+@attrs.define(order=False, eq=False)
+class _Watch:
+    """What is due for one connection; it stands in the heap once, at its next moment.
+
+    Attributes:
+        check: Whether the next beat looks for the answer to a ping, or sends one.
+        warned_of: The end of the token that the client was told of.
+    """
+
+    connection: Connection
+    stream: Duplex
+    beat_at: float
+    check: bool = False
+    warned_of: float | None = None
 
 
 @attrs.define
 class Heartbeat:
     """Pings every connection each interval; one that says nothing within the timeout is closed with 4001.
 
-    Anything that a client sends counts as a sign of life, not only the pong.
+    Anything that a client sends counts as a sign of life, not only the pong. A connection that ended is
+    forgotten at its next beat, so the heap never holds more than those of one interval.
 
     Attributes:
         rtt: Round trips of pings, in seconds.
@@ -42,20 +51,25 @@ class Heartbeat:
     timeout_s: float
     expiry_grace_s: float
     rtt: Histogram = attrs.field(factory=Histogram)
-    _moments: list[_Moment] = attrs.field(factory=list)
+    _moments: list[tuple[float, int, _Watch]] = attrs.field(factory=list)
     _wake: trio.Event = attrs.field(factory=trio.Event)
 
     def watch(self, connection: Connection, stream: Duplex) -> None:
         """Look after a connection until its wire is closed."""
-        self._in(self.interval_s, lambda: self._ping(connection, stream))
-        expires_at = connection.identity.expires_at
-        if expires_at is not None:
-            left_s = expires_at - connection.clock()
-            self._in(max(0.0, left_s - WARN_S), lambda: self._warn(connection, expires_at))
-            self._in(left_s + self.expiry_grace_s, lambda: self._expire(connection))
+        now = trio.current_time()
+        self._plan(_Watch(connection, stream, now + self.interval_s), now)
 
-    def _in(self, seconds: float, act: Callable[[], None]) -> None:
-        moment = _Moment(trio.current_time() + seconds, next(_count), act)
+    def _plan(self, watch: _Watch, now: float) -> None:
+        """Put *watch* into the heap at whatever comes first: its beat, its warning, its expiry."""
+        at = watch.beat_at
+        expires_at = watch.connection.identity.expires_at
+        if expires_at is not None:
+            # The token's clock is the system's, ours is Trio's: looked at anew each time.
+            left_s = expires_at - watch.connection.clock()
+            at = min(at, now + left_s + self.expiry_grace_s)
+            if watch.warned_of != expires_at:
+                at = min(at, now + left_s - WARN_S)
+        moment = (at, next(_count), watch)
         heapq.heappush(self._moments, moment)
         if self._moments[0] is moment:
             self._wake.set()
@@ -63,38 +77,53 @@ class Heartbeat:
     async def run(self) -> None:
         """Act at each moment until cancelled."""
         while True:
-            at = self._moments[0].at if self._moments else float("inf")
+            at = self._moments[0][0] if self._moments else float("inf")
             with trio.move_on_at(at):
                 await self._wake.wait()
             self._wake = trio.Event()
             now = trio.current_time()
-            while self._moments and self._moments[0].at <= now:
-                heapq.heappop(self._moments).act()
+            due = []
+            while self._moments and self._moments[0][0] <= now:
+                due.append(heapq.heappop(self._moments)[2])
+            for watch in due:
+                self._act(watch, now)
 
-    def _ping(self, connection: Connection, stream: Duplex) -> None:
-        if stream.closed or connection.closing:
+    def _act(self, watch: _Watch, now: float) -> None:
+        if watch.stream.closed or watch.connection.closing:
             return
-        stream.ping()
-        self._in(self.timeout_s, lambda: self._check(connection, stream))
+        self._look_at_token(watch)
+        if now >= watch.beat_at:
+            self._beat(watch, now)
+        if not watch.connection.closing:
+            self._plan(watch, now)
 
-    def _check(self, connection: Connection, stream: Duplex) -> None:
-        if stream.closed or connection.closing:
+    def _look_at_token(self, watch: _Watch) -> None:
+        connection = watch.connection
+        expires_at = connection.identity.expires_at
+        if expires_at is None:
+            return
+        left_s = expires_at - connection.clock()
+        if left_s + self.expiry_grace_s <= 0:
+            connection.shut(CloseCode.TOKEN_EXPIRED, "the token has expired")
+        elif left_s <= WARN_S and watch.warned_of != expires_at:
+            watch.warned_of = expires_at
+            connection.tell(AuthExpiring(expires_at=expires_at, expires_in_s=max(0.0, left_s)))
+
+    def _beat(self, watch: _Watch, now: float) -> None:
+        stream = watch.stream
+        if not watch.check:
+            stream.ping()
+            watch.check = True
+            watch.beat_at = now + self.timeout_s
             return
         if stream.ping_sent_at is not None and stream.heard_at < stream.ping_sent_at:
-            connection.shut(CloseCode.NO_PONG, "no pong")
+            watch.connection.shut(CloseCode.NO_PONG, "no pong")
             return
         if stream.rtt_s is not None:
             self.rtt.observe(stream.rtt_s)
-            connection.traffic.rtt_s = stream.rtt_s
-        self._in(max(0.0, self.interval_s - self.timeout_s), lambda: self._ping(connection, stream))
-
-    def _warn(self, connection: Connection, expires_at: float) -> None:
-        if not connection.closing:
-            left_s = max(0.0, expires_at - connection.clock())
-            connection.tell(AuthExpiring(expires_at=expires_at, expires_in_s=left_s))
-
-    def _expire(self, connection: Connection) -> None:
-        connection.shut(CloseCode.TOKEN_EXPIRED, "the token has expired")
+            watch.connection.traffic.rtt_s = stream.rtt_s
+        watch.check = False
+        watch.beat_at = now + max(0.0, self.interval_s - self.timeout_s)
 
     def __len__(self) -> int:
         return len(self._moments)

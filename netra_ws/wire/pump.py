@@ -39,7 +39,7 @@ from netra_ws.protocol.replies import (
 from netra_ws.wire.flusher import Flusher
 from netra_ws.wire.head import Head, canonical_upgrade
 from netra_ws.wire.heartbeat import Heartbeat
-from netra_ws.wire.stream import Duplex
+from netra_ws.wire.stream import Duplex, wait_for_token
 
 logger = logging.getLogger(__name__)
 # It logs every frame and every client's mistake; what matters is logged here.
@@ -110,6 +110,7 @@ class Socket:
     admitted: Admitted
     stream: Duplex
     nursery: trio.Nursery | None = None
+    connection: Connection | None = None
     close_code: int = 1006
     _library: WebSocketConnection | None = None
     _closed: trio.Event = attrs.field(factory=trio.Event)
@@ -145,35 +146,55 @@ class Socket:
 
     async def carry(self) -> bool:
         """Serve the connection until it ends; return whether the client said that it will not come back."""
-        connection: Connection | None = None
+        unsaid = CloseCode.GOING_AWAY  # what a client hears that was told nothing: the user's context has ended
         try:
             async with trio.open_nursery() as nursery:
                 self.nursery = self.stream.nursery = nursery
-                library = await self._accept(nursery)
-                if library is not None:
-                    if self.admitted.echo:
-                        await _echo(library)
-                    else:
-                        connection = self._seat()
-                        await self._converse(library, connection, nursery)
-                    if self._closing:
-                        await self._closed.wait()
-                    elif library.closed is not None:
-                        self.close_code = library.closed.code
-                nursery.cancel_scope.cancel()
+                try:
+                    await self._serve(nursery)
+                finally:
+                    # A nursery that is being left may be closed before we are asked: start nothing there.
+                    self.nursery = self.stream.nursery = None
+                    nursery.cancel_scope.cancel()
         except* (LocalProtocolError, RemoteProtocolError, UnicodeError) as group:
             logger.debug("connection of %s ended by a protocol error: %r", self.admitted.head.peer, group)
+            unsaid = CloseCode.PROTOCOL_ERROR
+        except* Exception as group:
+            # The crash wall of a connection: a bug of ours ends this connection and nothing else.
+            logger.error("connection of user=%s failed", self.context.user_id, exc_info=group)
+            unsaid = CloseCode.INTERNAL
         finally:
-            if connection is not None:
-                connection.closing = True
-                self.context.detach(connection)
-            # Shielded and bounded: a Close frame that is queued may still leave.
-            with trio.CancelScope(shield=True, deadline=trio.current_time() + CLOSE_S):
-                await self.stream.aclose()
-            with trio.CancelScope(shield=True):
-                await self.stream.abort()
-            self._count(connection)
-        return connection is not None and connection.explicit
+            await self._leave(unsaid)
+        return self.connection is not None and self.connection.explicit
+
+    async def _serve(self, nursery: trio.Nursery) -> None:
+        library = await self._accept(nursery)
+        if library is None:
+            return
+        if self.admitted.echo:
+            await _echo(library)
+        else:
+            self.connection = self._seat()
+            await self._converse(library, self.connection, nursery)
+        if self._closing:
+            await self._closed.wait()
+
+    async def _leave(self, unsaid: CloseCode) -> None:
+        """Take the connection out of everything, and let a Close frame leave; shielded and bounded."""
+        connection, library, stream = self.connection, self._library, self.stream
+        if connection is not None:
+            connection.closing = True
+            self.context.detach(connection)
+        if self._closing:
+            stream.say_close(CloseCode(self.close_code))
+        elif library is not None and library.closed is not None:
+            self.close_code = library.closed.code
+        else:
+            self.close_code = unsaid
+            stream.say_close(unsaid)
+        with trio.CancelScope(shield=True):
+            await stream.see_off()
+        self._count()
 
     async def _accept(self, nursery: trio.Nursery) -> WebSocketConnection | None:
         with trio.move_on_after(self.wiring.handshake_s):
@@ -211,8 +232,20 @@ class Socket:
         self.stream.wake()
         if connection.older:
             await self._older_handshake(connection)
-        nursery.start_soon(dispatch, self.context, connection, self.wiring.count)
+        dispatched = trio.Event()
+
+        async def take_turns() -> None:
+            try:
+                await dispatch(self.context, connection, self.wiring.count)
+            finally:
+                dispatched.set()
+
+        nursery.start_soon(take_turns)
         await self._pump(library, connection)
+        # What the client said before it went away still takes effect.
+        connection.inbox_in.close()
+        with trio.move_on_after(CLOSE_S):
+            await dispatched.wait()
 
     def _welcome(self, connection: Connection) -> None:
         context, policy = self.context, self.context.policy
@@ -292,12 +325,15 @@ class Socket:
             incoming = await _read(message)
             if isinstance(incoming.command, Ping | HeartbeatCommand):
                 # Above its budget a client is read no faster.
-                await trio.sleep(pings.take(trio.current_time()))
-            await connection.inbox_in.send(incoming)
+                await wait_for_token(pings)
+            try:
+                await connection.inbox_in.send(incoming)
+            except trio.BrokenResourceError:
+                continue  # the dispatcher has gone: the connection is closing
             await connection.wait_for_room()
 
-    def _count(self, connection: Connection | None) -> None:
-        counts, stream = self.wiring.counts, self.stream
+    def _count(self) -> None:
+        counts, stream, connection = self.wiring.counts, self.stream, self.connection
         counts.closes[self.close_code] += 1
         counts.bytes_in += stream.bytes_in
         counts.bytes_out += stream.bytes_out

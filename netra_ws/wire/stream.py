@@ -7,10 +7,14 @@ cancellation can tear a frame.
 
 Who may write: the flusher while the socket takes everything; a task of the connection's own while
 it is full, or where there is no descriptor to write to (TLS, memory streams). Never both.
+
+Who may close: the connection's task, once nothing else of the connection runs (``see_off``). What
+trio-websocket calls closing only ends its reading here: it closes from two tasks at once.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections import deque
 from enum import Enum
@@ -34,6 +38,12 @@ LINGER_S = 1.0
 STALL_S = 60.0
 #: Seconds between two tries when the store does not answer a reader that needs it.
 STORE_RETRY_S = 0.5
+
+
+async def wait_for_token(budget: RateLimit) -> None:
+    """Take a token, waiting until there is one: the policy of budgets that slow the reading down."""
+    while wait_s := budget.take(trio.current_time()):  # noqa: ASYNC110  (tokens come by the clock, not by an event)
+        await trio.sleep(wait_s)
 
 
 class Source(Protocol):
@@ -82,12 +92,13 @@ class Duplex(trio.abc.Stream):
     """The wire of one connection.
 
     Attributes:
-        nursery: The connection's own; the writer of a full socket runs in it.
+        nursery: Where the writer of a full socket runs; None while no task may be started.
         source: The seat, from the moment it may speak.
         library: The trio-websocket connection, once there is one.
         heard_at: When the client was last heard (``trio.current_time``).
         ping_sent_at: When the ping that is not answered yet was sent.
         closed: Whether nothing can be written any more.
+        says_close: Whether a Close frame was queued, so that nothing may follow.
     """
 
     transport: trio.abc.Stream
@@ -110,8 +121,9 @@ class Duplex(trio.abc.Stream):
     _tail: bytes = b""
     _own: deque[bytes] = attrs.field(factory=deque)
     _own_bytes: int = 0
+    says_close: bool = False
     _upgraded: bool = False
-    _close_queued: bool = False
+    _library_done: bool = False
     _close_gathered: bool = False
     _accepted: trio.Event = attrs.field(factory=trio.Event)
     _quiet: trio.Event = attrs.field(factory=trio.Event)
@@ -134,7 +146,7 @@ class Duplex(trio.abc.Stream):
             await trio.lowlevel.checkpoint()
             data, self._rest = self._rest, b""
         else:
-            if self.closed:
+            if self.closed or self._library_done:
                 raise trio.ClosedResourceError
             data = bytes(await self.transport.receive_some(max_bytes))
         self._heard(data)
@@ -152,22 +164,22 @@ class Duplex(trio.abc.Stream):
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         """Queue a whole frame of trio-websocket's; waits while too many wait."""
         await trio.lowlevel.checkpoint_if_cancelled()
-        if self._close_queued:
-            return  # RFC 6455 §5.5.1: nothing after a Close frame
-        # Nothing is queued yet, so a cancellation in this wait cannot tear a frame.
-        while self._own_bytes > OWN_HIGH and not self.closed:
-            await self._room.wait()
         frame = bytes(data)
+        # Nothing is queued yet, so a cancellation in these waits cannot tear a frame.
         if frame[:1] == b"\x8a":
             # A pong stands for a ping: above its budget the client is read no faster.
-            await trio.sleep(self._control_budget.take(trio.current_time()))
+            await wait_for_token(self._control_budget)
+        while self._own_bytes > OWN_HIGH and not self.closed:
+            await self._room.wait()
+        if self.says_close:
+            return  # RFC 6455 §5.5.1: nothing after a Close frame
         if self.closed:
             raise trio.BrokenResourceError
         if not self._upgraded:
             self._upgraded = True
             self._accepted.set()
         elif frame[:1] == b"\x88":
-            self._close_queued = True
+            self.says_close = True
         self._queue(frame)
         await trio.lowlevel.cancel_shielded_checkpoint()
 
@@ -182,7 +194,7 @@ class Duplex(trio.abc.Stream):
     def ping(self) -> None:
         """Send a ping; ``rtt_s`` and ``heard_at`` tell what came of it."""
         self.ping_sent_at = trio.current_time()
-        if not self._close_queued and not self.closed:
+        if not self.says_close and not self.closed:
             self._queue(ping_frame())
 
     def wake(self) -> None:
@@ -207,7 +219,7 @@ class Duplex(trio.abc.Stream):
         except BlockingIOError:
             written = 0
         except OSError:
-            self._break()
+            self.give_up()
             return Progress.IDLE
         self.bytes_out += written
         if written < len(data):
@@ -223,8 +235,8 @@ class Duplex(trio.abc.Stream):
         if self.closed:
             return b""
         if len(self._tail) >= SLICE:
-            tail, self._tail = self._tail, b""
-            return tail
+            data, self._tail = self._tail, b""
+            return data
         frames = []
         if self.source is not None and not self._close_gathered:
             try:
@@ -237,10 +249,10 @@ class Duplex(trio.abc.Stream):
         if self._own:
             # A Close goes behind the seat's last ack; the 101 and pongs before everything.
             own = list(self._own)
-            frames = [*tail, *frames, *own] if self._close_queued else [*tail, *own, *frames]
+            frames = [*tail, *frames, *own] if self.says_close else [*tail, *own, *frames]
             self._own.clear()
             self._own_bytes = 0
-            self._close_gathered = self._close_queued
+            self._close_gathered = self.says_close
             self._room.set()
             self._room = trio.Event()
         else:
@@ -260,7 +272,6 @@ class Duplex(trio.abc.Stream):
         if self._writing or self.closed or self.nursery is None:
             return
         self._writing = True
-        self._quiet = trio.Event()
         self.nursery.start_soon(self._write_all)
 
     async def _write_all(self) -> None:
@@ -287,9 +298,12 @@ class Duplex(trio.abc.Stream):
 
     async def _wait_writable(self) -> None:
         with trio.move_on_after(STALL_S) as scope:
-            await trio.lowlevel.wait_writable(self._fd)
+            try:
+                await trio.lowlevel.wait_writable(self._fd)
+            except trio.ClosedResourceError:
+                return  # closed meanwhile, which the caller sees
         if scope.cancelled_caught:
-            self._break()
+            self.give_up()
 
     async def _refill(self) -> None:
         assert self.source is not None
@@ -310,7 +324,7 @@ class Duplex(trio.abc.Stream):
         try:
             await self.transport.send_all(data)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
-            self._break()
+            self.give_up()
             return Progress.IDLE
         self._tail = b""
         self.bytes_out += len(data)
@@ -318,8 +332,8 @@ class Duplex(trio.abc.Stream):
 
     # Closing.
 
-    def _break(self) -> None:
-        """The socket is dead: an error of this connection only."""
+    def give_up(self) -> None:
+        """Write nothing more: the socket is dead, or this connection is; an error of nobody else."""
         self.closed = True
         self._tail = b""
         self._own.clear()
@@ -327,41 +341,53 @@ class Duplex(trio.abc.Stream):
         self._room.set()
         self._accepted.set()
         if self.nursery is not None:
+            # Wakes the reader; without a nursery the connection's task is about to close anyway.
             self.nursery.start_soon(trio.aclose_forcefully, self.transport)
 
     async def aclose(self) -> None:
+        """Note that trio-websocket will read and write no more; ``see_off`` follows.
+
+        It closes without a Close frame after a protocol error; the frame is queued here.
+        """
+        code = getattr(self.library.closed if self.library is not None else None, "code", None)
+        if code in SENT_FOR_THE_LIBRARY:
+            self.say_close(CloseCode(code), CloseCode(code).name.replace("_", " ").lower())
+        self._library_done = True
+        await trio.lowlevel.checkpoint()
+
+    def say_close(self, code: CloseCode, reason: str = "") -> None:
+        """Queue a Close frame unless there is one."""
+        if not self.says_close and self._upgraded and not self.closed:
+            self.says_close = True
+            self._queue(close_frame(code, reason))
+
+    async def see_off(self) -> None:
         """Let the last bytes leave, say that nothing follows, wait for the client's end, close.
 
-        trio-websocket closes without a Close frame after a protocol error; it is sent here. The
-        client's rest is read and dropped, since closing with unread data makes the system send a
-        reset, which destroys what is still on the way to the client.
+        For the connection's task, when nobody else reads from the transport. The client's rest is
+        read and dropped, since closing with unread data makes the system send a reset, which
+        destroys what is still on the way to the client. Takes at most ``LINGER_S`` seconds.
         """
-        if self.closed:
-            await trio.lowlevel.checkpoint()
-            return
-        self._queue_missing_close()
         with trio.move_on_after(LINGER_S):
-            while self._has_more() and not self.closed:
-                self._quiet = trio.Event()
-                self.wake()
-                await self._quiet.wait()
-            await self._send_eof()
-            while not self.closed and await self.transport.receive_some(SLICE):
-                pass
+            async with trio.open_nursery() as nursery:
+                self.nursery = nursery
+                try:
+                    await self._drain()
+                finally:
+                    self.nursery = None
+                    nursery.cancel_scope.cancel()
         await self.abort()
 
-    def _queue_missing_close(self) -> None:
-        code = getattr(self.library.closed if self.library is not None else None, "code", None)
-        if code in SENT_FOR_THE_LIBRARY and not self._close_queued:
-            self._close_queued = True
-            self._queue(close_frame(code, CloseCode(code).name.replace("_", " ").lower()))
-
-    async def _send_eof(self) -> None:
-        if isinstance(self.transport, trio.abc.HalfCloseableStream):
-            try:
+    async def _drain(self) -> None:
+        while self._has_more() and not self.closed:
+            self._quiet = trio.Event()
+            self.wake()
+            await self._quiet.wait()
+        with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+            if isinstance(self.transport, trio.abc.HalfCloseableStream):
                 await self.transport.send_eof()
-            except (trio.BrokenResourceError, trio.ClosedResourceError, OSError):
-                self.closed = True
+            while await self.transport.receive_some(SLICE):
+                pass
 
     async def abort(self) -> None:
         """Close now. Every close comes through here: descriptor numbers are used again by the system."""

@@ -514,11 +514,12 @@ test("refusal: a browser's silent 1006 is explained over HTTP and ends the sessi
   stage.socket.die(1006);
   await turn();
   await turn();
-  assert.deepEqual(asked[0], ["http://example.test/ws/ticket", "POST", `Bearer ${TOKEN}`]);
+  assert.deepEqual(asked[0], ["http://example.test/ws/stats", undefined, `Bearer ${TOKEN}`]);
   assert.deepEqual([stage.states.at(-1).state, stage.states.at(-1).error.code], ["closed", "TOKEN_EXPIRED"]);
   const busy = await explainRefusal("ws://example.test", TOKEN, refuse(503, { code: "DRAINING" }, { "Retry-After": "7" }));
   assert.deepEqual([busy.retryable, busy.details.retry_after_s], [true, 7]);
   assert.equal(await explainRefusal("ws://example.test", TOKEN, refuse(200, {})), null);
+  assert.equal(await explainRefusal("ws://example.test", TOKEN, refuse(403, { code: "FORBIDDEN" })), null);
   assert.equal(await explainRefusal("ws://example.test", TOKEN, async () => Promise.reject(new TypeError("CORS"))), null);
 });
 

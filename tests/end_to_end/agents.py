@@ -7,6 +7,7 @@ import trio
 from netra_ws import Run
 
 MARKUP = '<img src=x onerror="alert(1)"><script>alert(2)</script><b>bold</b>'
+INTERNALS = "secret internals"
 
 
 async def slow(run: Run) -> str:
@@ -49,4 +50,4 @@ async def markup(run: Run) -> str:
 async def broken(run: Run) -> str:
     """Fail inside a tool."""
     async with run.tool("fetch", url="https://example.org/"):
-        raise ValueError("secret internals")
+        raise ValueError(INTERNALS)

@@ -16,6 +16,8 @@ import attrs
 
 from netra_ws.access import mint
 
+from .agents import INTERNALS
+
 ROOT = Path(__file__).parents[2]
 SECRET = "a secret that only the end-to-end tests use"
 START_S = 20.0
@@ -114,6 +116,7 @@ def running_server(folder: Path, **overrides: object) -> Iterator[ServerProcess]
         yield server
         if server._process is not None:
             assert server.stop() == 0, server.log()
-        assert "Traceback" not in server.log(), server.log()
+        log = server.log()
+        assert log.count("Traceback") == log.count(f"ValueError: {INTERNALS}"), log
     finally:
         server.kill()

@@ -108,8 +108,7 @@ function refusalWords(error) {
   if (error.code === "TOKEN_EXPIRED" || hasExpired(sessionStorage.getItem(TOKEN_KEY) ?? "")) {
     return "This token has expired. Sign in with a new one.";
   }
-  const what = error.details?.http_status === 403 ? "connection" : "token";
-  return `The server does not accept this ${what}: ${error.message}.`;
+  return `The server does not accept this token: ${error.message.replace(/\.$/, "")}.`;
 }
 
 // The connection
@@ -124,7 +123,7 @@ function stateChanged(change) {
   if (state === "open") opened(change.welcome);
   else if (state === "connecting") $("state").textContent = "Connecting…";
   else if (state === "waiting") waiting(change);
-  else if (error && (REFUSALS.has(error.code) || [401, 403].includes(error.details.http_status))) signOut(refusalWords(error));
+  else if (error && (REFUSALS.has(error.code) || error.details.http_status === 401)) signOut(refusalWords(error));
   else $("state").textContent = `Closed: ${reason}`;
   allowSending();
 }
@@ -138,15 +137,15 @@ function waiting({ delayMs, failures, doubtful, reason }) {
   $("state").title = reason;
   tell();
   countdown = setInterval(tell, 250);
-  if (failures >= 2 && !session.welcome) suspectToken(session);
+  if (failures === 3) explainRefusals(session);
 }
 
-/** Opening fails again and again. Where the server answers, and does not name load or limits, it means the token. */
-async function suspectToken(mine) {
-  const headers = { Authorization: `Bearer ${sessionStorage.getItem(TOKEN_KEY)}` };
-  const answer = await fetch("/ws/ticket", { method: "POST", headers }).catch(() => null);
-  if (!answer || answer.ok || answer.status === 429 || answer.status >= 500) return;
-  if (mine === session && !mine.welcome) signOut(refusalWords({ code: "REFUSED", message: "no connection opens with it" }));
+/** Opening fails again and again, not for the token: netra-ws.js has asked about that. A browser tells no more. */
+async function explainRefusals(mine) {
+  const answer = await fetch("/health").catch(() => null);
+  if (!answer?.ok || mine !== session || mine.state === "open") return;
+  const why = `too many connections of yours may be open, or ${location.origin} is missing in the setting origins.allowed`;
+  notice(`The server is there but refuses this connection: ${why}.`, "warning", 30_000);
 }
 
 function opened(welcome) {
@@ -513,6 +512,8 @@ function sizeWords(bytes) {
 
 // Scrolling and the drawer
 
+let followed = true; // whether the end was in view when somebody last scrolled
+
 function atEnd() {
   const box = $("scroller");
   return box.scrollHeight - box.scrollTop - box.clientHeight < 80;
@@ -605,8 +606,11 @@ $("composer").addEventListener("keydown", (event) => {
   submit();
 });
 $("scroller").addEventListener("scroll", () => {
-  if (atEnd()) $("to-latest").hidden = true;
+  followed = atEnd();
+  if (followed) $("to-latest").hidden = true;
 }, { passive: true });
+// A phone's keyboard, a turned phone or a longer question take room away from the end that is being read.
+new ResizeObserver(() => followed && toEnd()).observe($("scroller"));
 document.addEventListener("keydown", (event) => {
   if (event.key !== "Escape" || event.isComposing || document.querySelector("dialog[open]")) return;
   if (!closeDrawer()) conversation?.activeRuns.at(-1)?.stop();

@@ -1,5 +1,6 @@
 /** Building elements. Text from outside becomes text nodes only: no markup is ever parsed. */
 
+const ONE_LINE = 40; // characters; as many fit beside each other in the two columns of a tool call
 const SVG = "http://www.w3.org/2000/svg";
 
 /**
@@ -33,9 +34,13 @@ export function icon(name) {
   return svg;
 }
 
-/** Return any JSON value for reading: text as it is, everything else indented. */
+/** Return any JSON value for reading: text as it is, what is short on one line, everything else indented. */
 export function pretty(value) {
-  return typeof value === "string" ? value : JSON.stringify(value ?? null, null, 2);
+  if (typeof value === "string") return value;
+  const lines = JSON.stringify(value ?? null, null, 2);
+  // Line ends inside of JSON texts are escaped, so each one here is of the layout.
+  const line = lines.replace(/([[{])\n\s*|\n\s*(?=[\]}])/g, "$1").replace(/\n\s*/g, " ");
+  return line.length <= ONE_LINE ? line : lines;
 }
 
 /** Return a scrollable box with a JSON value. */

@@ -848,13 +848,13 @@ export function connect(url, options) {
 
 /**
  * Ask over HTTP why a socket does not open, and return the refusal, or null where nothing is to be learnt
- * (the server is away, or another origin may not read its answer).
+ * (the server is away, another origin may not read its answer, or the token is good and the reason another).
  */
 export async function explainRefusal(url, token, fetch = globalThis.fetch) {
   try {
-    const address = new URL("/ws/ticket", openingURL(url).replace(/^ws/, "http"));
-    const answer = await fetch(address.href, { method: "POST", headers: { Authorization: `Bearer ${token}` } });
-    if (answer.ok || ![401, 403, 429, 503].includes(answer.status)) return null;
+    const address = new URL("/ws/stats", openingURL(url).replace(/^ws/, "http"));
+    const answer = await fetch(address.href, { headers: { Authorization: `Bearer ${token}` } });
+    if (![401, 429, 503].includes(answer.status)) return null; // 403: a good token, and no operator's
     const body = await answer.json().catch(() => ({}));
     const error = NetraError.fromFrame({ code: "REFUSED", error: `refused with HTTP ${answer.status}`, ...body });
     error.retryable = answer.status === 429 || answer.status === 503;

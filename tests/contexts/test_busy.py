@@ -1,0 +1,269 @@
+"""A thread has one run at a time: what happens to a message that comes while one is active."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import trio
+
+from netra_ws import Run
+from netra_ws.protocol.codec import read_server
+from netra_ws.testing import check_run
+
+from ..conftest import StartServer
+from ..kit import Client, connect
+
+
+class Stage:
+    """An agent that waits on the stage until it is let go; it remembers who was there."""
+
+    def __init__(self) -> None:
+        self.entered: list[str] = []
+        self.steered: list[str] = []
+        self._doors: dict[str, trio.Event] = {}
+        self._changed = trio.Event()
+
+    async def __call__(self, run: Run) -> str:
+        self.entered.append(run.text)
+        self._changed.set()
+        self._changed = trio.Event()
+        await run.say(f"on stage: {run.text}")
+        await self._door(run.text).wait()
+        self.steered += run.steered()
+        return f"done {run.text}"
+
+    def _door(self, text: str) -> trio.Event:
+        return self._doors.setdefault(text, trio.Event())
+
+    def let_go(self, text: str) -> None:
+        self._door(text).set()
+
+    async def wait_for(self, text: str) -> None:
+        with trio.fail_after(5):
+            while text not in self.entered:
+                await self._changed.wait()
+
+
+async def say(client: Client, text: str, **fields: Any) -> dict[str, Any]:
+    """Send a message to the stage and return its answer."""
+    return await client.ask("chat", content=text, agent="stage", thread_id="t", **fields)
+
+
+async def hear_ends(client: Client, count: int) -> list[dict[str, Any]]:
+    """Read frames until so many runs have ended."""
+    heard: list[dict[str, Any]] = []
+    while sum(event["type"] == "agent_completed" for event in heard) < count:
+        heard.append(await client.receive())
+    return heard
+
+
+async def test_enqueue_keeps_the_order(server: StartServer) -> None:
+    """Messages to a busy thread wait their turn; each of them is told where it stands, and all are served in order."""
+    stage = Stage()
+    running = await server(agents={"stage": stage})
+    async with connect(running) as client, connect(running) as tab:
+        assert (await say(client, "one"))["disposition"] == "started"
+        second = await say(client, "two")
+        third = await say(client, "three")
+        assert (second["disposition"], third["disposition"]) == ("queued", "queued")
+        for text in ("one", "two", "three"):
+            await stage.wait_for(text)
+            stage.let_go(text)
+        heard = await hear_ends(tab, 3)
+        assert stage.entered == ["one", "two", "three"]
+        positions = [(e["run_id"], e["position"]) for e in heard if e["type"] == "run_queued"]
+        assert positions == [(second["run_id"], 1), (third["run_id"], 2)]
+        started = [e for e in heard if e["type"] == "agent_started"]
+        assert [e["trigger"] for e in started] == ["message", "queue", "queue"]
+        assert [e["final_response"] for e in heard if e["type"] == "agent_completed"] == ["done one", "done two", "done three"]
+
+
+async def test_the_queue_has_a_bound(server: StartServer) -> None:
+    """A full queue answers BUSY, which may be tried again."""
+    stage = Stage()
+    running = await server(agents={"stage": stage}, limits__max_queued_per_thread=2)
+    async with connect(running) as client:
+        for text in ("one", "two", "three"):
+            assert (await say(client, text))["type"] == "ack"
+        refused = await say(client, "four")
+        assert (refused["code"], refused["retryable"]) == ("BUSY", True)
+
+
+async def test_reject(server: StartServer) -> None:
+    """on_busy reject answers BUSY and stores nothing."""
+    stage = Stage()
+    running = await server(agents={"stage": stage})
+    async with connect(running) as client:
+        await say(client, "one")
+        assert (await say(client, "two", on_busy="reject"))["code"] == "BUSY"
+        history = await client.ask("get_thread_history", thread_id="t")
+        assert [message["content"] for message in history["messages"]] == ["one"]
+
+
+async def test_interrupt_goes_first_and_keeps_what_was_said(server: StartServer) -> None:
+    """on_busy interrupt cancels the active run, goes before the queue, and keeps the messages."""
+    stage = Stage()
+    running = await server(agents={"stage": stage})
+    async with connect(running) as client, connect(running) as tab:
+        await say(client, "one")
+        await stage.wait_for("one")
+        await say(client, "waiting")
+        await say(client, "urgent", on_busy="interrupt")
+        for text in ("urgent", "waiting"):
+            await stage.wait_for(text)
+            stage.let_go(text)
+        heard = await hear_ends(tab, 3)
+        ends = [e for e in heard if e["type"] == "agent_completed"]
+        assert (ends[0]["status"], ends[0]["cancelled_by"]) == ("cancelled", "interrupt")
+        assert stage.entered == ["one", "urgent", "waiting"]
+        history = await client.ask("get_thread_history", thread_id="t")
+        assert "on stage: one" in [message["content"] for message in history["messages"]]
+
+
+async def test_rollback_drops_the_messages(server: StartServer) -> None:
+    """on_busy rollback cancels the active run and drops all its messages from history and search."""
+    stage = Stage()
+    running = await server(agents={"stage": stage})
+    async with connect(running) as client, connect(running) as tab:
+        await say(client, "regretted")
+        await stage.wait_for("regretted")
+        await say(client, "better", on_busy="rollback")
+        await stage.wait_for("better")
+        stage.let_go("better")
+        heard = await hear_ends(tab, 2)
+        first = next(e for e in heard if e["type"] == "agent_completed")
+        assert (first["status"], first["cancelled_by"]) == ("cancelled", "rollback")
+        history = await client.ask("get_thread_history", thread_id="t")
+        assert [message["content"] for message in history["messages"]] == ["better", "on stage: better"]
+        assert not await running.registry.ledger.search("ada", "regretted", 5)
+
+
+async def test_steer_reaches_the_running_agent(server: StartServer) -> None:
+    """on_busy steer hands the text to the running agent, under that run's id."""
+    stage = Stage()
+    running = await server(agents={"stage": stage})
+    async with connect(running) as client:
+        first = await say(client, "one")
+        await stage.wait_for("one")
+        steered = await say(client, "and this", on_busy="steer")
+        assert (steered["disposition"], steered["run_id"]) == ("steered", first["run_id"])
+        stage.let_go("one")
+        await hear_ends(client, 1)
+        assert stage.steered == ["and this"]
+        history = await client.ask("get_thread_history", thread_id="t")
+        assert "and this" in [message["content"] for message in history["messages"]]
+
+
+async def test_steered_texts_that_nobody_read_start_the_next_run(server: StartServer) -> None:
+    """A steered text that the agent did not read is not lost: it starts the next run."""
+    entered = trio.Event()
+    release = trio.Event()
+    texts: list[str] = []
+
+    async def deaf(run: Run) -> None:
+        texts.append(run.text)
+        entered.set()
+        await release.wait()
+
+    running = await server(agents={"deaf": deaf})
+    async with connect(running) as client:
+        await client.ask("chat", content="one", agent="deaf", thread_id="t")
+        with trio.fail_after(5):
+            await entered.wait()
+        await client.ask("chat", content="unread", agent="deaf", thread_id="t", on_busy="steer")
+        release.set()
+        await hear_ends(client, 2)
+        assert texts == ["one", "unread"]
+
+
+async def test_stopping_a_queued_run(server: StartServer) -> None:
+    """A queued run that is stopped gets agent_started and agent_completed at once, and never runs."""
+    stage = Stage()
+    running = await server(agents={"stage": stage})
+    async with connect(running) as client, connect(running) as tab:
+        await say(client, "one")
+        second = await say(client, "two")
+        stopped = await client.ask("stop_agent", run_id=second["run_id"])
+        assert stopped["status"] == "cancelled"
+        stage.let_go("one")
+        heard = await hear_ends(tab, 2)
+        assert stage.entered == ["one"]
+        events = [e for e in heard if e.get("run_id") == second["run_id"]]
+        assert [e["type"] for e in events] == ["user_message", "run_queued", "agent_started", "agent_completed"]
+
+
+async def test_a_stop_never_hits_the_next_run(server: StartServer) -> None:
+    """Stopping a run that has ended tells how it ended, and leaves the run behind it alone."""
+    stage = Stage()
+    running = await server(agents={"stage": stage})
+    async with connect(running) as client:
+        first = await say(client, "one")
+        await say(client, "two")
+        stage.let_go("one")
+        await stage.wait_for("two")
+        stopped = await client.ask("stop_agent", run_id=first["run_id"])
+        assert stopped["status"] == "success"
+        stage.let_go("two")
+        ended = (await client.until("agent_completed"))[-1]
+        assert (ended["status"], ended["final_response"]) == ("success", "done two")
+
+
+async def test_quota_of_runs(server: StartServer) -> None:
+    """More runs at once than limits.max_runs_per_user answer QUOTA_EXCEEDED; another user is not concerned."""
+    stage = Stage()
+    running = await server(agents={"stage": stage}, limits__max_runs_per_user=2)
+    async with connect(running) as client, connect(running, "bob") as bob:
+        for thread in ("a", "b"):
+            assert (await client.ask("chat", content=thread, agent="stage", thread_id=thread))["type"] == "ack"
+        refused = await client.ask("chat", content="c", agent="stage", thread_id="c")
+        assert refused["code"] == "QUOTA_EXCEEDED"
+        assert (await bob.ask("chat", content="d", agent="stage", thread_id="d"))["type"] == "ack"
+
+
+@pytest.mark.parametrize("on_busy", ["enqueue", "interrupt", "rollback", "steer"])
+async def test_two_tabs_at_once(server: StartServer, on_busy: str) -> None:
+    """Two tabs that talk into one thread at the same time hear the same events in the same order, each run whole."""
+
+    async def quick(run: Run) -> str:
+        async with run.tool("work"):
+            await trio.sleep(0.002)
+        return f"{run.text} {run.steered()}"
+
+    running = await server(agents={"quick": quick})
+    async with connect(running) as left, connect(running) as right:
+        heard: dict[Client, list[dict[str, Any]]] = {left: [], right: []}
+        acks: list[dict[str, Any]] = []
+
+        async def talk(client: Client, name: str) -> None:
+            for number in range(6):
+                await client.send("chat", content=f"{name}{number}", agent="quick", thread_id="t", on_busy=on_busy)
+            waiting = 6
+            while waiting:
+                message = await client.receive()
+                if message["type"] == "ack":
+                    waiting -= 1
+                    acks.append(message)
+                elif "seq" in message:
+                    heard[client].append(message)
+
+        with trio.fail_after(20):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(talk, left, "left")
+                nursery.start_soon(talk, right, "right")
+        wanted = {ack["run_id"] for ack in acks}
+        for client, events in heard.items():
+            while not {e["run_id"] for e in events if e["type"] == "agent_completed"} >= wanted or _open(events):
+                message = await client.receive()
+                if "seq" in message:
+                    events.append(message)
+        shortest = min(len(events) for events in heard.values())
+        assert heard[left][:shortest] == heard[right][:shortest]
+        for run_id in {e["run_id"] for e in heard[left] if e["type"] == "agent_started"}:
+            events = [e for e in heard[left] if e.get("run_id") == run_id and e["type"] != "user_message"]
+            check_run([read_server(__import__("json").dumps(e)) for e in events])
+
+
+def _open(events: list[dict[str, Any]]) -> bool:
+    started = {e["run_id"] for e in events if e["type"] in ("agent_started", "run_queued")}
+    return started != {e["run_id"] for e in events if e["type"] == "agent_completed"}
