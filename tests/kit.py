@@ -433,3 +433,43 @@ async def exchange(server: Server, data: bytes) -> Answer:
     async with raw(server) as client:
         await client.send_bytes(data)
         return await client.read_answer()
+
+
+# What a server holds.
+
+
+@attrs.frozen
+class Holdings:
+    """What a server keeps of its clients; the same before and after they came and went."""
+
+    tasks: int
+    seats: int
+    connections: int
+    readers: int
+    watched: int
+    users: int
+
+
+def holdings(server: Server) -> Holdings:
+    """Count what a server holds right now; *watched* may linger for one heartbeat interval."""
+    return Holdings(
+        tasks=trio.lowlevel.current_statistics().tasks_living,
+        seats=server.registry.seats,
+        connections=sum(len(context.connections) for context in server.registry),
+        readers=sum(stream.statistics().readers for stream in server.streams),
+        watched=len(server.wiring.heartbeat),
+        users=server.registry.statistics().users,
+    )
+
+
+async def settles(server: Server, before: Holdings, *, within_s: float = 5.0) -> None:
+    """Wait until the server holds what it held before.
+
+    Raises:
+        AssertionError: It does not within that time.
+    """
+    with trio.move_on_after(within_s):
+        while holdings(server) != before:
+            await trio.sleep(0.01)
+        return
+    raise AssertionError(f"{holdings(server)} instead of {before}")

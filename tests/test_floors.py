@@ -32,8 +32,8 @@ DOORS = {("cli", "chat"), ("cli", "bench"), ("__main__", "cli")}
 #: Library → the only rooms (or files) that import it.
 ONLY = {
     "h11": {"wire"},
-    "trio_websocket": {"wire", "session"},
-    "wsproto": {"wire"},
+    "trio_websocket": {"wire", "client"},
+    "wsproto": {"wire", "client"},
     "prometheus_client": {"pages"},
     "sqlalchemy": {"history"},
     "jwt": {"access"},

@@ -9,6 +9,7 @@ had not begun gets its ``agent_started`` first.
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 import attrs
@@ -27,8 +28,10 @@ from netra_ws.protocol.events import (
 
 logger = logging.getLogger(__name__)
 
-#: Lost runs that are closed in one go; there may be as many as the server had users.
+#: Lost runs that are closed before the recorder has to catch up; there may be as many as the server had users.
 CHUNK = 500
+#: All of them are read at once: a sub-run may be far behind its parent in a store's order.
+EVERY_RUN = 2**31 - 1
 
 LOST = RunError(code="LOST", message="the server was stopped while this run was going on", retryable=True)
 
@@ -55,8 +58,10 @@ async def close_lost_runs(store: Store, streams: Streams, recorder: Recorder) ->
         StoreError: The store did not answer.
     """
     closed = 0
-    while rows := await store.unfinished_runs(CHUNK):
-        for row in sorted(rows, key=lambda row: row.parent_run_id is None):  # sub-runs end before their parents
+    while rows := await store.unfinished_runs(EVERY_RUN):
+        for count, row in enumerate(_children_first(rows)):
+            if count % CHUNK == 0:
+                await recorder.flush()
             stream = await streams.open(row.user_id)
             try:
                 _close(row, stream, await _read_remains(store, stream, row))
@@ -67,6 +72,21 @@ async def close_lost_runs(store: Store, streams: Streams, recorder: Recorder) ->
     if closed:
         logger.warning("closed %d runs that were lost when the server last stopped", closed)
     return closed
+
+
+def _children_first(rows: Sequence[RunRow]) -> list[RunRow]:
+    """Order runs so that a sub-run ends before its parent, however deep they are nested."""
+    known = {(row.user_id, row.run_id): row for row in rows}
+
+    def depth(row: RunRow) -> int:
+        levels = 0
+        parent: RunRow | None = row
+        while parent is not None and parent.parent_run_id is not None:
+            parent = known.get((parent.user_id, parent.parent_run_id))
+            levels += 1
+        return levels
+
+    return sorted(rows, key=depth, reverse=True)
 
 
 async def _read_remains(store: Store, stream: Stream, row: RunRow) -> _Remains:

@@ -21,6 +21,7 @@ import secrets
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from typing import Literal, Protocol
 
 import attrs
@@ -176,6 +177,7 @@ class Stream:
     _uncommitted: deque[int] = attrs.field(factory=deque)
     _readers: dict[Reader, None] = attrs.field(factory=dict)
     _texts: dict[TextKey, _OpenText] = attrs.field(factory=dict)
+    _open_step: Step | None = None
 
     def __attrs_post_init__(self) -> None:
         self.visible = self.last
@@ -190,11 +192,18 @@ class Stream:
 
     @contextmanager
     def step(self) -> Iterator[Step]:
-        """Collect events and rows for one transaction; submitted when the block is left, also by an error."""
-        step = Step(self)
+        """Collect events and rows for one transaction; submitted when the block is left, also by an error.
+
+        What is appended inside the block by other ways joins it: events are committed in their order.
+        """
+        if self._open_step is not None:
+            yield self._open_step
+            return
+        step = self._open_step = Step(self)
         try:
             yield step
         finally:
+            self._open_step = None
             if step.writes:
                 self._sink.submit(step)
 
@@ -351,7 +360,8 @@ class Stream:
         """
         if after + 1 < self._first:
             raise Trimmed(f"{after + 1} is before {self._first}, the first in memory")
-        return self._entries[after + 1 - self._first : min(upto, self.visible) + 1 - self._first]
+        start = after + 1 - self._first
+        return self._entries[start : max(start, min(upto, self.visible) + 1 - self._first)]
 
     def partial(self, thread_id: str) -> list[PartialMessage]:
         """Return the messages of a thread that are still being said, with their text up to ``visible``."""
@@ -572,6 +582,7 @@ class Streams:
     max_idle: int = 1000
     counts: StreamCounts = attrs.field(factory=StreamCounts)
     _streams: dict[str, Stream] = attrs.field(factory=dict)
+    _unpinned: dict[str, Stream] = attrs.field(factory=dict)  # the last released stand last
     _opening: dict[str, trio.Event] = attrs.field(factory=dict)
 
     async def open(self, user_id: str) -> Stream:
@@ -583,16 +594,14 @@ class Streams:
         key = f"user:{user_id}"
         while key in self._opening:
             await self._opening[key].wait()
-        stream = self._streams.pop(key, None)
+        stream = self._streams.get(key)
         if stream is None:
             self._opening[key] = trio.Event()
             try:
-                stream = self._restored(key, user_id, await self.store.stream(key))
+                stream = self._streams[key] = self._restored(key, user_id, await self.store.stream(key))
             finally:
                 self._opening.pop(key).set()
-        self._streams[key] = stream  # most recently used stand last
-        stream.pins += 1
-        return stream
+        return self._pin(stream)
 
     def _restored(self, key: str, user_id: str, row: StreamRow | None) -> Stream:
         if row is None:
@@ -617,22 +626,27 @@ class Streams:
         Raises:
             KeyError: It is not; ``open`` it first.
         """
-        stream = self._streams[f"user:{user_id}"]
+        return self._pin(self._streams[f"user:{user_id}"])
+
+    def _pin(self, stream: Stream) -> Stream:
+        self._unpinned.pop(stream.key, None)
         stream.pins += 1
         return stream
 
     def release(self, stream: Stream) -> None:
         """Give a pin back; idle streams beyond the bound are forgotten."""
         stream.pins -= 1
+        if not stream.pins:
+            self._unpinned[stream.key] = stream
         self.evict()
 
     def evict(self) -> None:
         """Forget the least recently used idle streams beyond ``max_idle``."""
-        excess = len(self._streams) - self.max_idle
+        excess = len(self._unpinned) - self.max_idle
         if excess <= 0:
             return
-        for key in [key for key, stream in self._streams.items() if stream.idle][:excess]:
-            del self._streams[key]
+        for key in list(islice((key for key, stream in self._unpinned.items() if stream.idle), excess)):
+            del self._unpinned[key], self._streams[key]
 
     def trimmed(self, ends: dict[str, int]) -> None:
         """Tell streams in memory up to where the store has removed their events."""

@@ -26,7 +26,7 @@ from netra_ws.errors import ClientError, StoreError
 from netra_ws.history.stores.contract import Store
 from netra_ws.history.stream import Cursor
 from netra_ws.identity import Identity
-from netra_ws.protocol.closing import CloseCode
+from netra_ws.protocol.closing import SENT_FOR_THE_LIBRARY, CloseCode
 from netra_ws.protocol.codec import Incoming, read_command
 from netra_ws.protocol.commands import Heartbeat as HeartbeatCommand
 from netra_ws.protocol.commands import Ping
@@ -189,6 +189,10 @@ class Socket:
             stream.say_close(CloseCode(self.close_code))
         elif library is not None and library.closed is not None:
             self.close_code = library.closed.code
+            if self.close_code in SENT_FOR_THE_LIBRARY:
+                # trio-websocket closes without a Close frame after a protocol error.
+                code = CloseCode(self.close_code)
+                stream.say_close(code, code.name.replace("_", " ").lower())
         else:
             self.close_code = unsaid
             stream.say_close(unsaid)
@@ -206,7 +210,7 @@ class Socket:
                 receive_buffer_size=READ_BYTES,
             )
             library: WebSocketConnection = await request.accept(subprotocol=self.admitted.subprotocol)
-            self._library = self.stream.library = library
+            self._library = library
             return library
         return None
 

@@ -25,7 +25,7 @@ import trio
 
 from netra_ws.access.limits import RateLimit
 from netra_ws.errors import StoreError, Trimmed
-from netra_ws.protocol.closing import SENT_FOR_THE_LIBRARY, CloseCode
+from netra_ws.protocol.closing import CloseCode
 from netra_ws.protocol.codec import close_frame, ping_frame
 
 #: Bytes per system call.
@@ -55,13 +55,6 @@ class Source(Protocol):
     def take(self, room: int) -> list[bytes]: ...
 
     async def refill(self) -> None: ...
-
-
-class Library(Protocol):
-    """What we want to know of trio-websocket: why it closed."""
-
-    @property
-    def closed(self) -> object | None: ...
 
 
 class WritePlan(Protocol):
@@ -94,7 +87,6 @@ class Duplex(trio.abc.Stream):
     Attributes:
         nursery: Where the writer of a full socket runs; None while no task may be started.
         source: The seat, from the moment it may speak.
-        library: The trio-websocket connection, once there is one.
         heard_at: When the client was last heard (``trio.current_time``).
         ping_sent_at: When the ping that is not answered yet was sent.
         closed: Whether nothing can be written any more.
@@ -108,7 +100,6 @@ class Duplex(trio.abc.Stream):
     _control_budget: RateLimit
     nursery: trio.Nursery | None = None
     source: Source | None = None
-    library: Library | None = None
     heard_at: float = attrs.field(factory=trio.current_time)
     ping_sent_at: float | None = None
     rtt_s: float | None = None
@@ -347,11 +338,8 @@ class Duplex(trio.abc.Stream):
     async def aclose(self) -> None:
         """Note that trio-websocket will read and write no more; ``see_off`` follows.
 
-        It closes without a Close frame after a protocol error; the frame is queued here.
+        Its Close frame after a protocol error is missing; whoever calls ``see_off`` says it.
         """
-        code = getattr(self.library.closed if self.library is not None else None, "code", None)
-        if code in SENT_FOR_THE_LIBRARY:
-            self.say_close(CloseCode(code), CloseCode(code).name.replace("_", " ").lower())
         self._library_done = True
         await trio.lowlevel.checkpoint()
 

@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import os
 import shutil
-from importlib.util import find_spec
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import NoReturn
 
 import pytest
 
 
 def missing(what: str, *, module: bool = False) -> NoReturn:
-    """Skip the test (or the whole module, while it is imported); fail where everything has to be there."""
+    """Skip the test (with *module* the file, when it is being imported); fail where everything has to be there."""
     if os.environ.get("NETRA_WS_TEST_REQUIRE_ALL") == "1":
         pytest.fail(f"{what} is required here and was not found")
     pytest.skip(f"{what} was not found", allow_module_level=module)
 
 
-def need_package(name: str) -> None:
-    """Leave the importing module of tests out when a package is not there."""
-    if find_spec(name) is None:
-        missing(f"the package {name}", module=True)
+def need(name: str) -> ModuleType:
+    """Return a module of a package that may be missing."""
+    try:
+        return import_module(name)
+    except ImportError:
+        missing(f"the package {name.partition('.')[0]}", module=True)
 
 
 def find_chromium() -> Path | None:

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from .agents import INTERNALS, MARKUP
-from .needs import need_package
+from .needs import need
 from .serving import ServerProcess, running_server
 
-need_package("playwright")
+need("playwright.sync_api")
 
 from playwright.sync_api import Browser, expect  # noqa: E402
 

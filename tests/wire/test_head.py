@@ -41,8 +41,7 @@ def ends() -> Ends:
 
 def told(data: bytes, ends: Ends) -> Request:
     """A request on which *data* arrived, and nothing will follow."""
-    ours, theirs = ends
-    theirs.send_stream.send_all_hook = None
+    ours, _ = ends
     ours.receive_stream.put_data(data)
     ours.receive_stream.put_eof()
     return Request(ours, "203.0.113.5")
@@ -56,7 +55,9 @@ async def head_of(data: bytes, ends: Ends) -> Head:
 
 async def test_a_head_is_read_with_its_path_query_headers_and_peer(ends: Ends) -> None:
     """A head tells method, path, first values of the query, headers in lower case, and who sent it."""
-    head = await head_of(b"GET /ws?a=1&a=2&empty=&b=%20x HTTP/1.1\r\nHost: x\r\nX-One: A, b\r\nx-one:  c \r\n\r\n", ends)
+    head = await head_of(
+        b"GET /ws?a=1&a=2&empty=&b=%20x HTTP/1.1\r\nHost: x\r\nX-One: A, b\r\nx-one:  c \r\n\r\n", ends
+    )
     assert (head.method, head.path, head.peer, head.http_version) == ("GET", "/ws", "203.0.113.5", "1.1")
     assert head.query == {"a": "1", "empty": "", "b": " x"}
     assert head.get(b"x-one") == b"A, b"

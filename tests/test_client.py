@@ -1,0 +1,1107 @@
+"""The Trio client: rules by a scripted server in memory, the whole by a real server behind a proxy that fails."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import attrs
+import pytest
+import trio
+import trio.testing
+from trio_websocket import ConnectionClosed, WebSocketConnection, wrap_server_stream
+
+from netra_ws.agents.run import Run as AgentRun
+from netra_ws.client import Address, ClientPolicy, Session, connect
+from netra_ws.errors import CommandFailed, ConnectionLost, Rejected, SessionError
+from netra_ws.protocol.closing import FINAL_CODES, CloseCode
+from netra_ws.protocol.codec import Heard
+from netra_ws.protocol.commands import Heartbeat
+from netra_ws.protocol.events import AgentCompleted, AgentEvent, AgentMessage, AgentThinking
+from netra_ws.protocol.replies import HeartbeatAck, Position, StreamReset
+from netra_ws.server import Server, open_server
+from netra_ws.session import (
+    TRANSITIONS,
+    Ended,
+    EventQueue,
+    SessionState,
+    StateChange,
+    backoff_delay,
+    message_text,
+    refusal,
+)
+from tests.kit import settings, token
+
+JWT = "aaa.bbb.ccc"
+PATIENCE_S = 20.0
+
+
+# Rules without a socket
+
+
+def test_backoff_has_full_jitter() -> None:
+    """The delay is anywhere between nothing and a span that doubles up to 30 seconds."""
+    assert [backoff_delay(attempt, lambda: 1.0) for attempt in range(8)] == [0.5, 1, 2, 4, 8, 16, 30, 30]
+    assert backoff_delay(3, lambda: 0.0) == 0.0
+    assert backoff_delay(10**6, lambda: 0.5) == 15.0
+
+
+@pytest.mark.parametrize("code", list(CloseCode))
+def test_close_codes_decide(code: CloseCode) -> None:
+    """Exactly the final codes end a session, and an expired token where there is no other."""
+    ended = Ended(reason="why", code=code)
+    assert (refusal(ended, renewable=True) is not None) == (code in FINAL_CODES)
+    assert (refusal(ended, renewable=False) is not None) == (code in FINAL_CODES or code == CloseCode.TOKEN_EXPIRED)
+
+
+@pytest.mark.parametrize(
+    ("status", "final"),
+    [(301, True), (400, True), (401, True), (403, True), (404, True), (413, True), (426, True)]
+    + [(408, False), (429, False), (500, False), (502, False), (503, False)],
+)
+def test_http_refusals_decide(status: int, final: bool) -> None:
+    """A refusal of the range 400 ends a session unless it says that later may be better."""
+    no = refusal(Ended(reason="why", status=status, word="WORD"), renewable=True)
+    assert (no is not None) is final
+    assert no is None or (no.status, no.code, no.text) == (status, "WORD", "why")
+
+
+@pytest.mark.parametrize(
+    ("url", "tls", "host", "port", "authority", "target"),
+    [
+        ("http://h", False, "h", 80, "h", "/ws?resume=e%3A7&thread_id=t"),
+        ("https://h/", True, "h", 443, "h", "/ws?resume=e%3A7&thread_id=t"),
+        ("ws://h:8000/other?a=1", False, "h", 8000, "h:8000", "/other?a=1&resume=e%3A7&thread_id=t"),
+        ("wss://u:p@h:1/#token=x", True, "h", 1, "h:1", "/ws?resume=e%3A7&thread_id=t"),
+        ("http://[::1]:8000", False, "::1", 8000, "[::1]:8000", "/ws?resume=e%3A7&thread_id=t"),
+    ],
+)
+def test_addresses(url: str, tls: bool, host: str, port: int, authority: str, target: str) -> None:
+    """Web and socket addresses mean the same, no path means /ws, and what is asked for is kept."""
+    address = Address.parse(url)
+    assert (address.tls, address.host, address.port, address.authority) == (tls, host, port, authority)
+    assert address.target(Position(epoch="e", seq=7), "t") == target
+
+
+@pytest.mark.parametrize("url", ["", "h:8000", "ftp://h", "http://", "ws:///ws", "http://h:port"])
+def test_bad_addresses(url: str) -> None:
+    """What is no address of a server is a ValueError at once."""
+    with pytest.raises(ValueError):
+        Address.parse(url)
+
+
+def test_text_of_a_message() -> None:
+    """A delta is appended and a full text replaces, for messages and thoughts."""
+    names: dict[str, Any] = {"thread_id": "t", "run_id": "r", "agent_name": "a"}
+    assert message_text("ab", AgentMessage(**names, message_id="m", phase="delta", content="c")) == "abc"
+    assert message_text("ab", AgentMessage(**names, message_id="m", phase="full", content="c")) == "c"
+    assert message_text("ab", AgentThinking(**names, reasoning="c", phase="delta")) == "abc"
+
+
+def test_every_state_has_a_row() -> None:
+    """A new state cannot be added without saying what may follow it, and nothing follows the end."""
+    assert TRANSITIONS.keys() == set(SessionState)
+    assert not TRANSITIONS[SessionState.CLOSED]
+    assert all(SessionState.CLOSED in following for state, following in TRANSITIONS.items() if following)
+
+
+def _heard(number: int) -> Heard:
+    return Heard(type="x", fields={"n": number}, message=None, stamp=None, reply_to=None)
+
+
+async def test_queue_resets() -> None:
+    """A full queue with the policy reset drops what waits and says so in its place."""
+    queue = EventQueue(limit=2)
+    for number in range(3):
+        queue.push(_heard(number))
+    queue.end()
+    queue.push(_heard(9))
+    found = [heard async for heard in queue]
+    assert [heard.type for heard in found] == ["stream_reset", "x"]
+    assert isinstance(found[0].message, StreamReset)
+    assert found[1].fields == {"n": 2}
+
+
+async def test_queue_fails() -> None:
+    """A full queue with the policy fail ends its reader with an error."""
+    queue = EventQueue(limit=1, policy="fail")
+    queue.push(_heard(0))
+    queue.push(_heard(1))
+    assert len(queue) == 0
+    with pytest.raises(SessionError, match="more than 1"):
+        await anext(queue)
+
+
+# A scripted server in memory; time is virtual
+
+
+@attrs.define(eq=False)
+class Visit:
+    """One connection as the scripted server sees it."""
+
+    socket: WebSocketConnection
+    query: dict[str, list[str]]
+
+    async def welcome(self, seq: int = 0, **more: object) -> None:
+        frame: dict[str, object] = {
+            "type": "connection_established",
+            "connection_id": "c",
+            "user_id": "ada",
+            "protocol": "netra.v1",
+            "server_time": 1.0,
+            "heartbeat_interval_s": 25,
+            "pong_timeout_s": 8,
+            "limits": {
+                "max_message_bytes": 1000,
+                "messages_per_minute": 30,
+                "max_connections_per_user": 10,
+                "max_runs_per_user": 8,
+            },
+            "stream": {"epoch": "e", "seq": seq},
+            "resume_window_s": 30,
+            "resumed": False,
+            "active_runs": [],
+            "pending_inputs": [],
+            "agents": ["echo"],
+            "connection_ready": True,
+        }
+        await self.say(**frame | more)
+
+    async def say(self, **frame: object) -> None:
+        await self.socket.send_message(json.dumps(frame))
+
+    async def event(self, type_: str, seq: int, **fields: object) -> None:
+        names = {"thread_id": "t", "run_id": "r", "agent_name": "a"}
+        stamp = {"event_id": f"i{seq}", "seq": seq, "timestamp": 1.0, "user_id": "ada"}
+        await self.say(type=type_, **stamp, **names | fields)
+
+    async def completed(self, seq: int) -> None:
+        await self.event(
+            "agent_completed", seq, status="success", success=True, final_response="", duration_ms=1, events=2
+        )
+
+    async def command(self, type_: str) -> dict[str, Any]:
+        command: dict[str, Any] = json.loads(await self.socket.get_message())
+        assert command["type"] == type_
+        return command
+
+    async def started(self, seq: int) -> dict[str, Any]:
+        """Answer a start as the server does: first its ``user_message``, then the ack."""
+        command = await self.command("user_message")
+        await self.event(
+            "user_message", seq, message_id="m", content="hi", disposition="started", command_id=command["id"]
+        )
+        await self.ack(command, run_id="r", thread_id="t", message_id="m", disposition="started")
+        return command
+
+    async def ack(self, command: dict[str, Any], **fields: object) -> None:
+        await self.say(type="ack", reply_to=command["id"], timestamp=1.0, **fields)
+
+    async def goodbye(self) -> None:
+        """Answer the client's disconnect, as every script ends whose client leaves by itself."""
+        await self.ack(await self.command("disconnect"))
+        await self.socket.aclose(1000)
+
+
+@attrs.frozen
+class Refuse:
+    """A script: an HTTP answer instead of a socket."""
+
+    status: int
+    code: str = "WORD"
+    retry_after: str | None = None
+    body: bytes | None = None
+
+
+Script = Callable[[Visit], Awaitable[None]] | Refuse | OSError
+Scripted = Callable[..., ClientPolicy]
+
+
+@attrs.define(eq=False)
+class ScriptedServer:
+    """Plays one script per connection; when there are none left, nobody is there."""
+
+    nursery: trio.Nursery
+    scripts: list[Script] = attrs.field(factory=list)
+    times: list[float] = attrs.field(factory=list)
+    tokens: list[str] = attrs.field(factory=list)
+
+    def policy(self, *scripts: Script, **more: Any) -> ClientPolicy:
+        self.scripts += scripts
+        return ClientPolicy(open_stream=self.open_stream, **{"random": lambda: 0.5, **more})
+
+    async def open_stream(self, host: str, port: int, context: object) -> trio.abc.Stream:
+        self.times.append(trio.current_time())
+        if not self.scripts:
+            raise OSError("nobody is there")
+        script = self.scripts.pop(0)
+        if isinstance(script, OSError):
+            raise script
+        mine, theirs = trio.testing.memory_stream_pair()
+        self.nursery.start_soon(self._play, script, mine)
+        return theirs
+
+    async def _play(self, script: Callable[[Visit], Awaitable[None]] | Refuse, stream: trio.abc.Stream) -> None:
+        async with trio.open_nursery() as nursery:
+            request = await wrap_server_stream(nursery, stream)  # type: ignore[arg-type]
+            self.tokens.append(dict(request.headers)[b"authorization"].decode().removeprefix("Bearer "))
+            if isinstance(script, Refuse):
+                body = script.body
+                if body is None:
+                    body = json.dumps({"code": script.code, "error": "no"}).encode()
+                headers = [(b"content-length", str(len(body)).encode())]
+                if script.retry_after is not None:
+                    headers.append((b"Retry-After", script.retry_after.encode()))
+                await request.reject(script.status, extra_headers=headers, body=body)
+            else:
+                socket = await request.accept(subprotocol="netra.v1")
+                try:
+                    await script(Visit(socket, parse_qs(urlsplit(request.path).query)))
+                except ConnectionClosed:
+                    pass  # the client went first
+            await stream.aclose()
+            nursery.cancel_scope.cancel()
+
+
+@pytest.fixture
+def scripted(nursery: trio.Nursery, autojump_clock: trio.testing.MockClock) -> ScriptedServer:
+    """A server that plays scripts, in virtual time."""
+    return ScriptedServer(nursery)
+
+
+async def idle(visit: Visit) -> None:
+    """Welcome the client and let it leave."""
+    await visit.welcome()
+    await visit.goodbye()
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404])
+async def test_a_refusal_is_final(scripted: ScriptedServer, status: int) -> None:
+    """An HTTP refusal is raised as Rejected with its status and word, and nobody tries again."""
+    with pytest.raises(Rejected) as caught:
+        async with connect("http://h", JWT, policy=scripted.policy(Refuse(status), idle)):
+            pytest.fail("it is not open")
+    assert (caught.value.status, caught.value.code, caught.value.text) == (status, "WORD", "no")
+    assert len(scripted.times) == 1
+
+
+async def test_a_refusal_without_words(scripted: ScriptedServer) -> None:
+    """A refusal by something else on the way is told by its status."""
+    with pytest.raises(Rejected, match="HTTP_403: refused with HTTP 403"):
+        async with connect("http://h", JWT, policy=scripted.policy(Refuse(403, body=b"<html>"))):
+            pytest.fail("it is not open")
+
+
+async def test_an_expired_token_is_renewed_once(scripted: ScriptedServer) -> None:
+    """A token function is asked again, at once, when the server says that the token has expired."""
+    tokens = iter(["old.a.b", "new.a.b"])
+    policy = scripted.policy(Refuse(401, "TOKEN_EXPIRED"), idle)
+    async with connect("http://h", lambda: next(tokens), policy=policy):
+        pass
+    assert scripted.tokens == ["old.a.b", "new.a.b"]
+    assert scripted.times == [0.0, 0.0]
+
+
+async def test_an_expired_token_is_not_renewed_for_ever(scripted: ScriptedServer) -> None:
+    """A second expired token in a row is final."""
+
+    async def ask() -> str:
+        await trio.lowlevel.checkpoint()
+        return JWT
+
+    expired = Refuse(401, "TOKEN_EXPIRED")
+    with pytest.raises(Rejected, match="TOKEN_EXPIRED"):
+        async with connect("http://h", ask, policy=scripted.policy(expired, expired, idle)):
+            pytest.fail("it is not open")
+    assert len(scripted.times) == 2
+
+
+@pytest.mark.parametrize("bad", ["", "a b", "a\nb", "ü.b.c", b"a.b.c"])
+async def test_what_is_no_token(scripted: ScriptedServer, bad: Any) -> None:
+    """What cannot be a token is refused before anything is sent."""
+    with pytest.raises(Rejected, match="TOKEN_INVALID"):
+        async with connect("http://h", bad, policy=scripted.policy(idle)):
+            pytest.fail("it is not open")
+    assert scripted.times == []
+
+
+async def test_retry_after_is_honoured(scripted: ScriptedServer) -> None:
+    """After 503 and 429 the client waits as long as the server says, and the jitter besides."""
+    policy = scripted.policy(Refuse(503, retry_after="3"), Refuse(429, retry_after="soon"), idle)
+    async with connect("http://h", JWT, policy=policy):
+        pass
+    assert scripted.times == [0.0, 3.25, 3.75]
+
+
+async def test_draining_is_honoured(scripted: ScriptedServer) -> None:
+    """A draining server is left alone as long as it asks for."""
+
+    async def drains(visit: Visit) -> None:
+        await visit.welcome()
+        await visit.say(type="draining", reconnect_after_ms=7000, deadline_s=1)
+        await visit.socket.aclose(1012)
+
+    states: list[StateChange] = []
+    async with connect("http://h", JWT, on_state=states.append, policy=scripted.policy(drains, idle)):
+        await trio.sleep(10)
+    assert scripted.times == [0.0, 7.25]
+    assert [change.state.value for change in states] == [
+        "connecting",
+        "open",
+        "waiting",
+        "connecting",
+        "open",
+        "closed",
+    ]
+    assert states[2].delay_s == 7.25
+
+
+@pytest.mark.parametrize("code", sorted(FINAL_CODES))
+async def test_a_final_code_ends_everything(scripted: ScriptedServer, code: int) -> None:
+    """After a final close code the run, the events and every command say why, and nobody reconnects."""
+
+    async def ends(visit: Visit) -> None:
+        await visit.welcome()
+        await visit.started(1)
+        await visit.socket.aclose(code, "so it is")
+
+    states: list[StateChange] = []
+    async with connect("http://h", JWT, on_state=states.append, policy=scripted.policy(ends, idle)) as session:
+        events = session.events()
+        run = await session.start("hi")
+        assert [heard.type async for heard in _until_error(run.__aiter__())] == ["user_message"]
+        for wait in (run.result, session.threads):
+            with pytest.raises(Rejected, match="so it is") as caught:
+                await wait()
+            assert (caught.value.status, caught.value.code) == (None, str(code))
+        assert (await anext(events)).type == "user_message"
+        with pytest.raises(Rejected):
+            await anext(events)
+        assert session.state is SessionState.CLOSED
+    assert states[-1].error is session.error is not None
+    assert len(scripted.times) == 1
+
+
+async def _until_error(events: AsyncIterator[Heard]) -> AsyncIterator[Heard]:
+    try:
+        async for heard in events:
+            yield heard
+    except Rejected:
+        return
+
+
+@pytest.mark.parametrize("renewable", [False, True])
+async def test_an_expired_session(scripted: ScriptedServer, renewable: bool) -> None:
+    """Close code 4003 means a new connection with a new token, or the end where there is none."""
+
+    async def expires(visit: Visit) -> None:
+        await visit.welcome()
+        await visit.socket.aclose(4003)
+
+    policy = scripted.policy(expires, idle)
+    async with connect("http://h", (lambda: JWT) if renewable else JWT, policy=policy) as session:
+        await trio.sleep(5)
+        assert (session.state is SessionState.OPEN) is renewable
+
+
+async def test_it_goes_on_where_it_was(scripted: ScriptedServer) -> None:
+    """A lost connection is resumed at its position in its thread; what was heard already is dropped."""
+    seen: list[dict[str, list[str]]] = []
+
+    async def first(visit: Visit) -> None:
+        await visit.welcome(seq=4)
+        await visit.started(5)
+        await visit.event("agent_event", 6, name="one", value=1)
+
+    async def second(visit: Visit) -> None:
+        seen.append(visit.query)
+        await visit.welcome(seq=8, resumed=True)
+        await visit.event("agent_event", 6, name="one", value=1)
+        await visit.event("agent_event", 7, name="two", value=2)
+        await visit.say(type="replay_completed", epoch="e", from_seq=6, to_seq=8, count=1, complete=True, reason=None)
+        await visit.completed(9)
+        await visit.goodbye()
+
+    async with connect("http://h", JWT, policy=scripted.policy(first, second)) as session:
+        assert session.position == Position(epoch="e", seq=4)
+        run = await session.start("hi")
+        assert session.thread_id == "t"
+        heard = [heard async for heard in run]
+        assert [event.stamp.seq for event in heard if event.stamp] == [5, 6, 7, 9]
+        assert (await run.result()).status == "success"
+    assert seen == [{"resume": ["e:6"], "thread_id": ["t"]}]
+    assert session.position == Position(epoch="e", seq=9)
+
+
+async def test_replay_moves_the_position(scripted: ScriptedServer) -> None:
+    """The end of a replay counts as heard, also where deltas were not kept."""
+
+    async def replays(visit: Visit) -> None:
+        await visit.welcome(seq=9, resumed=True)
+        await visit.say(type="replay_completed", epoch="e", from_seq=3, to_seq=9, count=0, complete=True, reason=None)
+        await visit.goodbye()
+
+    policy = scripted.policy(replays)
+    async with connect("http://h", JWT, position=Position(epoch="e", seq=3), policy=policy) as session:
+        await trio.testing.wait_all_tasks_blocked()
+        assert session.position == Position(epoch="e", seq=9)
+
+
+async def test_unanswered_commands_are_sent_again(scripted: ScriptedServer) -> None:
+    """A command without an answer goes out again on the next connection, word for word."""
+    said: list[dict[str, Any]] = []
+
+    async def first(visit: Visit) -> None:
+        await visit.welcome()
+        said.append(await visit.command("user_message"))
+
+    async def second(visit: Visit) -> None:
+        await visit.welcome()
+        said.append(await visit.started(1))
+        await visit.completed(2)
+        await visit.goodbye()
+
+    async with connect("http://h", JWT, policy=scripted.policy(first, second)) as session:
+        run = await session.start("hi", context={"a": 1}, timeout_s=5)
+        assert (await run.result()).success
+    assert said[0] == said[1]
+
+
+async def test_an_answer_may_come_before_the_replay(scripted: ScriptedServer) -> None:
+    """The answer to a repeated start follows its run even when its events are replayed behind it."""
+
+    async def first(visit: Visit) -> None:
+        await visit.welcome()
+        await visit.command("user_message")
+
+    async def second(visit: Visit) -> None:
+        await visit.welcome(resumed=True)
+        command = await visit.command("user_message")
+        await visit.ack(command, run_id="r", thread_id="t", message_id="m", disposition="started")
+        await visit.event("agent_started", 2, message_id="m", trigger="message")
+        await visit.completed(3)
+        await visit.say(type="replay_completed", epoch="e", from_seq=0, to_seq=3, count=2, complete=True, reason=None)
+        await visit.goodbye()
+
+    async with connect("http://h", JWT, policy=scripted.policy(first, second)) as session:
+        run = await session.start("hi")
+        assert [heard.type async for heard in run] == ["agent_started", "agent_completed"]
+
+
+async def test_a_run_out_of_sight_is_given_up(scripted: ScriptedServer) -> None:
+    """A start that is answered without any event of its run says that nothing can be read, instead of waiting."""
+
+    async def blind(visit: Visit) -> None:
+        await visit.welcome()
+        command = await visit.command("user_message")
+        await visit.ack(command, run_id="r", thread_id="t", message_id="m", disposition="started")
+        await visit.goodbye()
+
+    async with connect("http://h", JWT, policy=scripted.policy(blind)) as session:
+        run = await session.start("hi")
+        with pytest.raises(SessionError, match="cannot be read"):
+            await run.result()
+
+
+@pytest.mark.parametrize("active", [False, True])
+async def test_a_reset(scripted: ScriptedServer, active: bool) -> None:
+    """A reset reaches every reader; a run goes on after it only when the welcome names it."""
+    runs = (
+        [{"run_id": "r", "thread_id": "t", "agent_name": "a", "state": "running", "started_seq": 1}] if active else []
+    )
+
+    async def first(visit: Visit) -> None:
+        await visit.welcome()
+        await visit.started(1)
+
+    async def second(visit: Visit) -> None:
+        await visit.welcome(active_runs=runs)
+        await visit.say(type="stream_reset", epoch="e2", seq=50, reason="epoch_changed")
+        await visit.completed(51)
+        await visit.goodbye()
+
+    async with connect("http://h", JWT, policy=scripted.policy(first, second)) as session:
+        events = session.events()
+        run = await session.start("hi")
+        if active:
+            assert [heard.type async for heard in run] == ["user_message", "stream_reset", "agent_completed"]
+        else:
+            with pytest.raises(SessionError, match="cannot be read"):
+                await run.result()
+        types = [(await anext(events)).type for _ in range(3)]
+        assert types == ["user_message", "stream_reset", "agent_completed"]
+        assert session.position == Position(epoch="e2", seq=51)
+
+
+async def test_going_back(scripted: ScriptedServer) -> None:
+    """After resume, everything behind the position comes again."""
+
+    async def repeats(visit: Visit) -> None:
+        await visit.welcome(seq=5)
+        await visit.event("agent_event", 6, name="n", value=0)
+        command = await visit.command("resume")
+        assert (command["epoch"], command["seq"]) == ("e", 4)
+        await visit.ack(command)
+        for seq in (5, 6):
+            await visit.event("agent_event", seq, name="n", value=0)
+        await visit.goodbye()
+
+    async with connect("http://h", JWT, policy=scripted.policy(repeats)) as session:
+        events = session.events()
+        first = await anext(events)
+        await session.resume(Position(epoch="e", seq=4))
+        again = [await anext(events), await anext(events)]
+        assert [heard.stamp.seq for heard in (first, *again) if heard.stamp] == [6, 5, 6]
+
+
+async def test_silence_is_noticed(scripted: ScriptedServer) -> None:
+    """When nothing arrives for an interval and a pong's time, and a ping is not answered, the client comes again."""
+
+    async def falls_silent(visit: Visit) -> None:
+        await visit.welcome()
+        visit.socket._stream.receive_some = trio.sleep_forever  # type: ignore[method-assign, assignment]
+        visit.socket._stream.send_all = trio.sleep_forever  # type: ignore[method-assign, assignment]
+        await trio.sleep(100)
+
+    async with connect("http://h", JWT, policy=scripted.policy(falls_silent, idle)) as session:
+        await trio.sleep(60)
+        assert session.state is SessionState.OPEN
+    assert scripted.times == [0.0, 25 + 8 + 8 + 0.25]
+
+
+async def test_signs_of_life_count(scripted: ScriptedServer) -> None:
+    """Anything that arrives keeps a connection, also the answer to a ping of ours."""
+
+    async def quiet(visit: Visit) -> None:
+        await visit.welcome()
+        await visit.goodbye()
+
+    async with connect("http://h", JWT, policy=scripted.policy(quiet)) as session:
+        await trio.sleep(1000)
+        assert session.state is SessionState.OPEN
+    assert len(scripted.times) == 1
+
+
+async def test_nobody_is_there(scripted: ScriptedServer) -> None:
+    """Without a server the first connection fails with ConnectionLost after connect_s at the latest."""
+    with pytest.raises(ConnectionLost, match="nobody is there"):
+        async with connect("http://h", JWT, policy=scripted.policy(connect_s=20)):
+            pytest.fail("it is not open")
+    assert trio.current_time() <= 20
+    assert scripted.times == [0.0, 0.25, 0.75, 1.75, 3.75, 7.75, 15.75]
+
+
+async def test_nobody_is_there_any_more(scripted: ScriptedServer) -> None:
+    """Patience is counted from the end of the last connection, and its end is told to everybody."""
+
+    async def goes(visit: Visit) -> None:
+        await visit.welcome()
+        await visit.started(1)
+        await trio.sleep(50)
+
+    async with connect("http://h", JWT, policy=scripted.policy(goes, patience_s=40)) as session:
+        run = await session.start("hi")
+        with pytest.raises(ConnectionLost, match="no connection for 40 s"):
+            await run.result()
+        assert 50 < trio.current_time() <= 90
+
+
+async def test_short_connections_do_not_reset_the_backoff(scripted: ScriptedServer) -> None:
+    """A server that accepts and dies is left alone for longer and longer; a stable one begins anew."""
+
+    async def dies(visit: Visit) -> None:
+        await visit.welcome()
+
+    async def dies_later(visit: Visit) -> None:
+        await visit.welcome()
+        await trio.sleep(10)
+
+    async with connect("http://h", JWT, policy=scripted.policy(dies, dies, dies_later, idle)) as session:
+        await trio.sleep(15)
+        assert session.state is SessionState.OPEN
+    assert scripted.times == [0.0, 0.25, 0.75, 0.75 + 10 + 0.25]
+
+
+async def test_handshakes_that_end(scripted: ScriptedServer) -> None:
+    """A connection that ends in its handshake is noticed at once, one that says nothing after opening_s."""
+    ends, hangs = trio.testing.memory_stream_pair(), trio.testing.memory_stream_pair()
+    await ends[0].aclose()
+    streams = iter([ends[1], hangs[1]])
+    real = scripted.open_stream
+
+    async def open_stream(host: str, port: int, context: object) -> trio.abc.Stream:
+        stream: trio.abc.Stream | None = next(streams, None)
+        if stream is None:
+            return await real(host, port, context)
+        scripted.times.append(trio.current_time())
+        return stream
+
+    states: list[StateChange] = []
+    policy = attrs.evolve(scripted.policy(idle), open_stream=open_stream)
+    async with connect("http://h", JWT, on_state=states.append, policy=policy):
+        pass
+    assert scripted.times == [0.0, 0.25, 0.25 + 10 + 0.5]
+    reasons = [change.reason for change in states if change.state is SessionState.WAITING]
+    assert reasons == ["the connection ended in its handshake", "the server did not answer within 10 s"]
+
+
+@pytest.mark.parametrize("first", ["nonsense", "[]", '{"type": "hello"}', '{"type": "user_message", "seq": 1}', None])
+async def test_another_protocol(scripted: ScriptedServer, first: str | None) -> None:
+    """A server of another protocol is nobody to talk to, and says so."""
+
+    async def other(visit: Visit) -> None:
+        if first is not None:
+            await visit.socket.send_message(first)
+        await visit.socket.aclose(1011, "oh no")
+
+    with pytest.raises(ConnectionLost, match="does not speak netra" if first else "oh no"):
+        async with connect("http://h", JWT, policy=scripted.policy(other, connect_s=0.1)):
+            pytest.fail("it is not open")
+
+
+async def test_frames_of_a_newer_server(scripted: ScriptedServer) -> None:
+    """What this version does not know is handed on where it is an event, and never an error."""
+
+    async def newer(visit: Visit) -> None:
+        await visit.welcome()
+        await visit.socket.send_message("nonsense")
+        await visit.say(type="hint", text="new")
+        await visit.say(type="connection_warning", code="W", error="careful")
+        await visit.say(
+            type="replay_completed", epoch="e", from_seq=0, to_seq=9, count=0, complete=True, reason=None, job_id="j"
+        )
+        await visit.say(type="stream_reset", epoch="e9", seq=9, reason="trimmed", job_id="j")
+        await visit.event("agent_event", 900, name="of a job", value=0, job_id="j")
+        await visit.event("agent_dreams", 1, reply_to=None)
+        await visit.say(type="ack", reply_to="somebody else's")
+        command = await visit.command("heartbeat")
+        await visit.say(type="heartbeat_ack", reply_to=command["id"], status="healthy", timestamp=1.0)
+        command = await visit.command("list_threads")
+        await visit.say(type="novel", reply_to=command["id"])
+        command = await visit.command("list_threads")
+        await visit.say(type="error", reply_to=command["id"], code="NEW", error="other shape")
+        await visit.goodbye()
+
+    async with connect("http://h", JWT, policy=scripted.policy(newer)) as session:
+        events = session.events()
+        assert isinstance((await session.command(Heartbeat())).message, HeartbeatAck)
+        with pytest.raises(SessionError, match="does not know"):
+            await session.threads()
+        with pytest.raises(CommandFailed, match="NEW: other shape"):
+            await session.threads()
+        assert session.position == Position(epoch="e", seq=1)
+        heard = await anext(events)
+        assert (heard.type, heard.message) == ("agent_dreams", None)
+
+
+async def test_an_unanswered_command_fails(scripted: ScriptedServer) -> None:
+    """A command that is not answered in time fails as TIMEOUT, and the session goes on."""
+
+    async def deaf(visit: Visit) -> None:
+        await visit.welcome()
+        await visit.command("list_threads")
+        await visit.goodbye()
+
+    async with connect("http://h", JWT, policy=scripted.policy(deaf, command_s=20)) as session:
+        with pytest.raises(CommandFailed, match="TIMEOUT") as caught:
+            await session.threads()
+        assert caught.value.retryable
+        assert trio.current_time() == 20
+
+
+async def test_commands_wait_for_a_connection(scripted: ScriptedServer) -> None:
+    """What is said without a connection is sent when there is one; what was given up meanwhile is not."""
+
+    async def dies(visit: Visit) -> None:
+        await visit.welcome()
+
+    async def answers(visit: Visit) -> None:
+        await visit.welcome()
+        command = await visit.command("rename_thread")
+        await visit.say(type="thread_renamed", reply_to=command["id"], thread_id="t", title="x", metadata={})
+        await visit.goodbye()
+
+    async with connect("http://h", JWT, policy=scripted.policy(dies, Refuse(503, retry_after="5"), answers)) as session:
+        await trio.sleep(1)
+        with trio.move_on_after(1):
+            await session.threads()
+        assert (await session.rename_thread("t", "x")).title == "x"
+
+
+async def test_a_command_that_is_too_big(scripted: ScriptedServer) -> None:
+    """A message above the server's limit is refused here, because sending it would end the session."""
+    async with connect("http://h", JWT, policy=scripted.policy(idle)) as session:
+        with pytest.raises(CommandFailed, match="MESSAGE_TOO_BIG"):
+            await session.start("x" * 1000)
+
+
+async def test_tokens_are_refreshed(scripted: ScriptedServer) -> None:
+    """When a token is about to expire, the server gets a new one from the function."""
+    tokens = iter(["one.a.b", "two.a.b"])
+
+    async def asks(visit: Visit) -> None:
+        await visit.welcome()
+        await visit.say(type="auth_expiring", expires_at=60.0, expires_in_s=60.0)
+        command = await visit.command("refresh_auth")
+        assert command["token"] == "two.a.b"
+        await visit.say(
+            type="error", reply_to=command["id"], code="UNAVAILABLE", error="x", message="x", retryable=True
+        )
+        await visit.goodbye()
+
+    async with connect("http://h", lambda: next(tokens), policy=scripted.policy(asks)):
+        await trio.sleep(1)
+
+
+async def test_a_token_function_that_fails(scripted: ScriptedServer) -> None:
+    """What a token function raises is raised before the first connection and tried again after it."""
+
+    async def dies(visit: Visit) -> None:
+        await visit.welcome()
+
+    answers: list[str | None] = [JWT, None, JWT]
+
+    def ask() -> str:
+        answer = answers.pop(0)
+        if answer is None:
+            raise LookupError("no network")
+        return answer
+
+    async with connect("http://h", ask, policy=scripted.policy(dies, idle)) as session:
+        await trio.sleep(5)
+        assert session.state is SessionState.OPEN
+    answers.append(None)
+    with pytest.raises(LookupError, match="no network"):
+        async with connect("http://h", ask, policy=scripted.policy()):
+            pytest.fail("it is not open")
+
+
+async def test_errors_come_as_they_are(scripted: ScriptedServer) -> None:
+    """An error of the block, of a callback, or a group of the block's own leaves connect unwrapped."""
+    with pytest.raises(KeyError):
+        async with connect("http://h", JWT, policy=scripted.policy(idle)):
+            raise KeyError("mine")
+    mine = ExceptionGroup("mine", [ValueError()])
+    with pytest.raises(ExceptionGroup) as caught:
+        async with connect("http://h", JWT, policy=scripted.policy(idle)):
+            raise mine
+    assert caught.value is mine
+
+    def fail(change: StateChange) -> None:
+        if change.state is SessionState.WAITING:
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        async with connect("http://h", JWT, on_state=fail, policy=scripted.policy(Refuse(503), idle)):
+            pytest.fail("it is not open")
+
+
+async def test_cancellation_leaves_politely(scripted: ScriptedServer) -> None:
+    """A cancelled block still says goodbye, and is not held up by a server that does not answer."""
+    said: list[str] = []
+
+    async def listens(visit: Visit) -> None:
+        await visit.welcome()
+        said.append((await visit.command("disconnect"))["type"])
+        await trio.sleep(100)
+
+    with trio.move_on_after(5) as scope:
+        async with connect("http://h", JWT, policy=scripted.policy(listens)):
+            await trio.sleep_forever()
+    assert scope.cancelled_caught
+    assert said == ["disconnect"]
+    assert trio.current_time() == 7
+
+
+async def test_after_leaving(scripted: ScriptedServer) -> None:
+    """After the block, readers end, runs and commands say that the session was closed."""
+
+    async def works(visit: Visit) -> None:
+        await visit.welcome()
+        await visit.started(1)
+        await visit.goodbye()
+
+    async with connect("http://h", JWT, policy=scripted.policy(works)) as session:
+        events = session.events()
+        run = await session.start("hi")
+    assert [heard.type async for heard in events] == ["user_message"]
+    assert [heard async for heard in session.events()] == []
+    with pytest.raises(SessionError, match="closed"):
+        await run.result()
+    with pytest.raises(SessionError, match="closed"):
+        await session.threads()
+
+
+async def test_a_cancelled_start_is_not_followed(scripted: ScriptedServer) -> None:
+    """A start that nobody waits for keeps nothing, and its events are still seen by all readers."""
+
+    async def slow(visit: Visit) -> None:
+        await visit.welcome()
+        command = await visit.command("user_message")
+        await visit.event(
+            "user_message", 1, message_id="m", content="hi", disposition="started", command_id=command["id"]
+        )
+        await trio.sleep(5)
+        await visit.completed(2)
+        await visit.goodbye()
+
+    async with connect("http://h", JWT, policy=scripted.policy(slow)) as session:
+        events = session.events()
+        with trio.move_on_after(2):
+            await session.start("hi")
+        assert [(await anext(events)).type for _ in range(2)] == ["user_message", "agent_completed"]
+
+
+async def test_inputs_are_answered(scripted: ScriptedServer) -> None:
+    """An answer and a refusal to answer go out under the input's id."""
+    said = []
+
+    async def asks(visit: Visit) -> None:
+        await visit.welcome()
+        for _ in range(2):
+            command = await visit.command("input_response")
+            said.append((command["input_id"], command["status"], command.get("value")))
+            await visit.ack(command)
+        await visit.goodbye()
+
+    async with connect("http://h", JWT, policy=scripted.policy(asks)) as session:
+        await session.answer("i", "yes")
+        await session.answer("i", None, cancel=True)
+    assert said == [("i", "resolved", "yes"), ("i", "cancelled", None)]
+
+
+# A real server
+
+
+@attrs.define(eq=False)
+class Proxy:
+    """A TCP proxy that can cut every connection, as a network does."""
+
+    target: int
+    port: int = 0
+    cuts: int = 0
+    _scopes: set[trio.CancelScope] = attrs.field(factory=set)
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        self.port = listeners[0].socket.getsockname()[1]
+        await trio.serve_listeners(self._carry, listeners, task_status=task_status)  # type: ignore[arg-type]
+
+    async def _carry(self, client: trio.SocketStream) -> None:
+        with trio.CancelScope() as scope:
+            self._scopes.add(scope)
+            server = await trio.open_tcp_stream("127.0.0.1", self.target)
+            try:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._pipe, client, server, nursery)
+                    nursery.start_soon(self._pipe, server, client, nursery)
+            finally:
+                self._scopes.discard(scope)
+                await trio.aclose_forcefully(server)
+                await trio.aclose_forcefully(client)
+
+    async def _pipe(self, source: trio.SocketStream, sink: trio.SocketStream, nursery: trio.Nursery) -> None:
+        try:
+            async for piece in source:
+                await sink.send_all(piece)
+        except trio.BrokenResourceError:
+            pass
+        nursery.cancel_scope.cancel()
+
+    def cut(self) -> None:
+        self.cuts += len(self._scopes)
+        for scope in self._scopes:
+            scope.cancel()
+
+
+async def counter(run: AgentRun) -> str:
+    """Say and emit numbers, with time in between for a network to fail."""
+    for number in range(60):
+        await run.emit("number", number)
+        await run.say(f"{number} ")
+        await trio.sleep(0.005)
+    return run.said
+
+
+async def sleeper(run: AgentRun) -> str:
+    """Sleep until somebody stops it."""
+    await trio.sleep_forever()
+    return ""
+
+
+AGENTS = {"counter": counter, "sleeper": sleeper}
+QUICK = ClientPolicy(backoff_base_s=0.02, backoff_cap_s=0.1)
+
+
+@asynccontextmanager
+async def serving(**more: object) -> AsyncIterator[Server]:
+    with trio.fail_after(PATIENCE_S):
+        async with open_server(settings(**more), agents=AGENTS) as server:
+            yield server
+
+
+async def test_a_run_from_end_to_end() -> None:
+    """A question gets the whole run: thoughts, a tool, the answer, the result."""
+    async with serving() as server, connect(server.url, token()) as session:
+        run = await session.start("What is 17% of 2,340?")
+        heard = [heard async for heard in run]
+        assert {"agent_started", "agent_thinking", "tool_executing", "tool_completed"} <= {
+            event.type for event in heard
+        }
+        assert isinstance(heard[-1].message, AgentCompleted)
+        assert "397.8" in (await run.result()).final_response
+        assert session.welcome.user_id == "ada"
+
+
+async def test_threads() -> None:
+    """Threads are created, renamed, listed, switched to, read and deleted."""
+    async with serving() as server, connect(server.url, token()) as session:
+        made = await session.create_thread("First", thread_id="mine", metadata={"a": 1})
+        assert (made.thread_id, made.metadata) == ("mine", {"a": 1})
+        await session.rename_thread("mine", "Second")
+        await session.switch_thread("mine")
+        run = await session.start("hello", agent="echo")
+        assert run.thread_id == "mine"
+        await run.result()
+        assert [thread.title for thread in (await session.threads()).threads] == ["Second"]
+        assert [message.role for message in (await session.history("mine")).messages] == ["user", "assistant"]
+        await session.delete_thread("mine")
+        assert session.thread_id is None
+        with pytest.raises(CommandFailed, match="NOT_FOUND"):
+            await session.history("mine")
+
+
+async def test_stopping() -> None:
+    """A stop returns the final status when nothing of the run is left."""
+    async with serving() as server, connect(server.url, token()) as session:
+        run = await session.start("rest", agent="sleeper")
+        assert await run.stop() == "cancelled"
+        assert (await run.result()).cancelled_by == "user"
+
+
+async def test_steering() -> None:
+    """A steered text belongs to the run that is going on, and both of its handles see the end."""
+    async with serving() as server, connect(server.url, token()) as session:
+        run = await session.start("rest", agent="sleeper")
+        steered = await session.steer(run.thread_id, "hurry")
+        assert (steered.run_id, steered.disposition) == (run.run_id, "steered")
+        await session.stop(run.run_id)
+        assert (await run.result()).status == (await steered.result()).status == "cancelled"
+
+
+async def test_an_error_is_an_exception() -> None:
+    """The server's error comes as CommandFailed with its code and details."""
+    async with serving() as server, connect(server.url, token()) as session:
+        with pytest.raises(CommandFailed) as caught:
+            await session.start("hi", agent="nobody")
+        assert caught.value.code == "UNKNOWN_AGENT"
+        assert "echo" in (caught.value.details or {})["agents"]
+
+
+async def test_a_bad_token_is_refused() -> None:
+    """A token that the server does not accept is Rejected with the server's own word."""
+    async with serving() as server:
+        with pytest.raises(Rejected, match="TOKEN_INVALID"):
+            async with connect(server.url, JWT):
+                pytest.fail("it is not open")
+        with pytest.raises(Rejected, match="TOKEN_EXPIRED"):
+            async with connect(server.url, token(expires_s=-60)):
+                pytest.fail("it is not open")
+
+
+async def test_cut_connections_lose_and_double_nothing() -> None:
+    """Whatever the network does, every numbered event arrives once, in order, and the text is whole."""
+    async with serving() as server, trio.open_nursery() as nursery:
+        proxy = Proxy(server.port)
+        await nursery.start(proxy.run)
+
+        async def cut_now_and_then() -> None:
+            for _ in range(6):
+                await trio.sleep(0.06)
+                proxy.cut()
+
+        async with connect(f"ws://127.0.0.1:{proxy.port}/ws", token(), policy=QUICK) as session:
+            run = await session.start("count", agent="counter")
+            nursery.start_soon(cut_now_and_then)
+            text, numbers, seqs = "", [], []
+            async for heard in run:
+                assert heard.stamp is not None
+                seqs.append(heard.stamp.seq)
+                if isinstance(heard.message, AgentEvent):
+                    numbers.append(heard.message.value)
+                elif isinstance(heard.message, AgentMessage):
+                    text = message_text(text, heard.message)
+            assert (await run.result()).status == "success"
+        assert proxy.cuts >= 2
+        assert numbers == list(range(60))
+        assert seqs == sorted(set(seqs))
+        assert text == "".join(f"{number} " for number in range(60))
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_position_is_good_for_a_later_session() -> None:
+    """A session that is given a saved position hears everything that happened behind it."""
+    async with serving() as server:
+        async with connect(server.url, token()) as session:
+            before = session.position
+            await (await session.start("hello", agent="echo")).result()
+            last = session.position
+        async with connect(server.url, token(), position=before) as session:
+            events = session.events()
+            with trio.fail_after(5):
+                while session.position != last:
+                    heard = await anext(events)
+            assert heard.type == "agent_completed"
+
+
+async def test_a_restart_is_survived(tmp_path: Path) -> None:
+    """A session goes on across a drain and a new server, and hears how its run ended."""
+    more: dict[str, object] = {"store__url": f"sqlite:///{tmp_path / 'store.db'}", "timing__drain_s": 0.1}
+    states: list[str] = []
+    async with connect_to_two_servers(more, states) as (session, restart):
+        run = await session.start("rest", agent="sleeper")
+        await restart()
+        completed = await run.result()
+        assert (completed.status, completed.cancelled_by) == ("cancelled", "shutdown")
+        assert await (await session.start("again", agent="echo")).result()
+    assert states == ["connecting", "open", "waiting", "connecting", "open", "closed"]
+
+
+@asynccontextmanager
+async def connect_to_two_servers(
+    more: dict[str, object], states: list[str]
+) -> AsyncIterator[tuple[Session, Callable[[], Awaitable[None]]]]:
+    def note(change: StateChange) -> None:
+        if not states or states[-1] != change.state.value:
+            states.append(change.state.value)
+
+    with trio.fail_after(PATIENCE_S):
+        async with trio.open_nursery() as nursery:
+            leave, left = trio.Event(), trio.Event()
+
+            async def first(task_status: trio.TaskStatus[Server]) -> None:
+                async with open_server(settings(**more), agents=AGENTS) as server:
+                    task_status.started(server)
+                    await leave.wait()
+                    await server.drain()
+                left.set()
+
+            async def second(port: int, task_status: trio.TaskStatus[Server]) -> None:
+                async with open_server(settings(server__port=port, **more), agents=AGENTS) as server:
+                    task_status.started(server)
+                    await trio.sleep_forever()
+
+            server: Server = await nursery.start(first)
+
+            async def restart() -> None:
+                leave.set()
+                await left.wait()
+                await nursery.start(second, server.port)
+
+            async with connect(server.url, token(), on_state=note, policy=QUICK) as session:
+                yield session, restart
+            nursery.cancel_scope.cancel()
