@@ -21,7 +21,7 @@ from netra_ws.access import AddressTable, Admission, OriginPolicy, Verifier
 from netra_ws.agents.agent import Agent, collect_agents
 from netra_ws.agents.builtin.assistant import make_assistant
 from netra_ws.agents.builtin.echo import echo
-from netra_ws.agents.run import RunPolicy
+from netra_ws.agents.request import RunPolicy
 from netra_ws.contexts.embedding import UserSession
 from netra_ws.contexts.policy import ContextPolicy
 from netra_ws.contexts.registry import Registry

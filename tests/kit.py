@@ -440,24 +440,25 @@ async def exchange(server: Server, data: bytes) -> Answer:
 
 @attrs.frozen
 class Holdings:
-    """What a server keeps of its clients; the same before and after they came and went."""
+    """What a server keeps of its clients; the same before and after they came and went.
+
+    Not among it: entries of the heartbeat, which go at the next beat.
+    """
 
     tasks: int
     seats: int
     connections: int
     readers: int
-    watched: int
     users: int
 
 
 def holdings(server: Server) -> Holdings:
-    """Count what a server holds right now; *watched* may linger for one heartbeat interval."""
+    """Count what a server holds right now."""
     return Holdings(
         tasks=trio.lowlevel.current_statistics().tasks_living,
         seats=server.registry.seats,
         connections=sum(len(context.connections) for context in server.registry),
         readers=sum(stream.statistics().readers for stream in server.streams),
-        watched=len(server.wiring.heartbeat),
         users=server.registry.statistics().users,
     )
 

@@ -18,7 +18,8 @@ import orjson
 import trio
 
 from netra_ws.agents.agent import Agent
-from netra_ws.agents.run import Run, new_id
+from netra_ws.agents.request import new_id
+from netra_ws.agents.run import Run
 from netra_ws.agents.states import CLOSED, RunState, RunStep
 from netra_ws.agents.tools import find_agent_error
 from netra_ws.errors import AgentError, EventTooLarge, QuotaExceeded
@@ -167,11 +168,10 @@ def _close(run: Run, outcome: Outcome) -> None:
                 duration_ms=round((trio.current_time() - call.started_at) * 1000),
             )
         )
-    run.end_thought()
-    run.end_message()
-    if isinstance(outcome.response, str) and outcome.response and not run.said_anything:
+    run.speech.end()
+    if isinstance(outcome.response, str) and outcome.response and not run.speech.anything:
         # The answer belongs to the conversation, also when the agent only returned it.
-        run.write_message(new_id("msg"), outcome.response)
+        run.speech.write_message(new_id("msg"), outcome.response)
     status: RunStatus = outcome.status
     run.status = status
     run.last_seq = run.append(

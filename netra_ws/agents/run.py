@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import threading
 import time
-import uuid
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar, TypeVarTuple
@@ -20,19 +19,19 @@ import orjson
 import trio
 
 from netra_ws.agents.processes import Processes
+from netra_ws.agents.request import RunPolicy, RunRequest, new_id
+from netra_ws.agents.speech import RowMaker, Speech
 from netra_ws.agents.states import CLOSED, SPEAKING, TRANSITIONS, RunState, RunStep
 from netra_ws.agents.tools import ToolCall, judge
 from netra_ws.errors import EventTooLarge, QuotaExceeded, RunClosed, WrongThread
 from netra_ws.history.ledger import Ledger
-from netra_ws.history.stores.contract import MessageRow, PutMessage, Write
+from netra_ws.history.stores.contract import MessageRow, Write
 from netra_ws.history.stream import Entry, Stream
 from netra_ws.identity import Identity
-from netra_ws.protocol.commands import Attachment, OnDisconnect
+from netra_ws.protocol.commands import Attachment
 from netra_ws.protocol.events import (
     AgentEvent,
-    AgentMessage,
     AgentStarted,
-    AgentThinking,
     CancelledBy,
     ErrorText,
     Event,
@@ -40,7 +39,6 @@ from netra_ws.protocol.events import (
     ToolExecuting,
     ToolProgress,
     ToolStatus,
-    Trigger,
     Usage,
 )
 
@@ -52,52 +50,6 @@ Ts = TypeVarTuple("Ts")
 #: A run gives way to others after so many events or so many seconds, whichever comes first.
 BURST_EVENTS = 16
 BURST_S = 0.001
-
-
-def new_id(kind: str) -> str:
-    """Return a fresh id such as ``run_…``, unique everywhere."""
-    return f"{kind}_{uuid.uuid4().hex}"
-
-
-@attrs.frozen(kw_only=True)
-class RunRequest:
-    """What somebody asked for.
-
-    Attributes:
-        timeout_s: Longest life of the run, already capped.
-        idle_timeout_s: Longest time without any event, already capped.
-        on_disconnect: What the user's last connection going away means for it.
-    """
-
-    run_id: str
-    thread_id: str
-    message_id: str
-    agent_name: str
-    text: str
-    trigger: Trigger
-    on_disconnect: OnDisconnect
-    timeout_s: float
-    idle_timeout_s: float
-    context: Mapping[str, Any] = attrs.field(factory=dict)
-    attachments: Sequence[Attachment] = ()
-    jsonl_logs: str | Sequence[Mapping[str, Any]] | None = None
-    parent_run_id: str | None = None
-
-
-@attrs.frozen(kw_only=True)
-class RunPolicy:
-    """Bounds of every run, from the settings; sizes in bytes.
-
-    Attributes:
-        finalise_s: How long a run has to exit after a cancel before it is sealed.
-        threads: Bounds the worker threads of all runs together.
-    """
-
-    finalise_s: float
-    max_response_bytes: int
-    max_event_bytes: int
-    max_events: int
-    threads: trio.CapacityLimiter
 
 
 @attrs.define
@@ -136,7 +88,6 @@ class Run:
     Attributes:
         request: What was asked.
         identity: Whose run it is.
-        said: Text of the current message so far.
         cancelled_by: Who asked it to end first; None while nobody has.
         status: The final one; empty until the closing events are written.
         sealed: Whether they were written while its code was still there.
@@ -170,22 +121,22 @@ class Run:
     processes: Processes = attrs.field(factory=Processes)
     open_calls: dict[str, ToolCall] = attrs.field(factory=dict)
     used: list[Usage] = attrs.field(factory=list)
+    speech: Speech = attrs.field(init=False)
     _stop_after_step: bool = False
     _steered: list[str] = attrs.field(factory=list)
-    _message_id: str | None = None
-    _pieces: list[str] = attrs.field(factory=list)
-    _message_bytes: int = 0
-    _said_any: bool = False
-    _thought: list[str] = attrs.field(factory=list)
-    _thought_bytes: int = 0
     _burst: int = 0
     _slice_ends: float = 0.0
     _trio_thread: int = attrs.field(factory=threading.get_ident)
 
     def __attrs_post_init__(self) -> None:
         self.thread = RunThread(self)
+        self.speech = Speech(self, self.policy)
 
     # What was asked.
+
+    @property
+    def user_id(self) -> str:
+        return self.identity.user_id
 
     @property
     def run_id(self) -> str:
@@ -222,9 +173,8 @@ class Run:
 
     @property
     def said(self) -> str:
-        if len(self._pieces) > 1:
-            self._pieces[:] = ["".join(self._pieces)]
-        return self._pieces[0] if self._pieces else ""
+        """Text of the current message so far."""
+        return self.speech.said
 
     async def say(self, piece: str) -> None:
         """Append *piece* to the current message; readers get it as a delta.
@@ -236,55 +186,12 @@ class Run:
         Raises:
             RunClosed: The run has ended.
         """
-        for part in _parts(piece, self.policy.max_event_bytes):
-            size = len(part.encode())
-            if self._message_bytes + size > self.policy.max_response_bytes:
-                self.end_message()
-            if self._message_id is None:
-                self._message_id = new_id("msg")
-            self._emit(
-                AgentMessage(**self._names(), message_id=self._message_id, phase="delta", content=part),
-            )
-            self._pieces.append(part)
-            self._message_bytes += size
+        for _ in self.speech.say(piece):
             await self._pause()
 
     def end_message(self) -> None:
         """End the current message; the next ``say`` begins another one."""
-        if self._message_id is None:
-            return
-        message_id, text = self._message_id, self.said
-        self._message_id = None
-        self._pieces.clear()
-        self._message_bytes = 0
-        self.write_message(message_id, text)
-
-    def write_message(self, message_id: str, text: str) -> None:
-        """Append a message's final ``full`` together with its row."""
-        self._said_any = True
-        self.check_open()
-        with self.stream.step() as step:
-            entry = step.append(AgentMessage(**self._names(), message_id=message_id, phase="full", content=text))
-            step.write(
-                PutMessage(
-                    row=MessageRow(
-                        user_id=self.identity.user_id,
-                        thread_id=self.thread_id,
-                        message_id=message_id,
-                        run_id=self.run_id,
-                        role="assistant",
-                        content=text,
-                        created_at=entry.timestamp,
-                        seq=entry.seq,
-                    )
-                )
-            )
-        self._noted(entry)
-
-    @property
-    def said_anything(self) -> bool:
-        """Whether there was any message of this run."""
-        return self._said_any or self._message_id is not None
+        self.speech.end_message()
 
     async def think(
         self, reasoning: str, *, delta: bool = False, step: str | int | None = None, progress: float | None = None
@@ -302,29 +209,8 @@ class Run:
             RunClosed: The run has ended.
         """
         await self._step_boundary(delta)
-        size = len(reasoning.encode())
-        if size > self.policy.max_event_bytes:
-            raise EventTooLarge("the thought", size, self.policy.max_event_bytes)
-        if not delta or self._thought_bytes + size > self.policy.max_response_bytes:
-            self.end_thought()
-        self._emit(
-            AgentThinking(
-                **self._names(), reasoning=reasoning, phase="delta" if delta else "full", step=step, progress=progress
-            )
-        )
-        if delta:
-            self._thought.append(reasoning)
-            self._thought_bytes += size
+        self.speech.think(reasoning, delta=delta, step=step, progress=progress)
         await self._pause()
-
-    def end_thought(self) -> None:
-        """End a streamed thought, if there is one."""
-        if not self._thought:
-            return
-        reasoning = "".join(self._thought)
-        self._thought.clear()
-        self._thought_bytes = 0
-        self._emit(AgentThinking(**self._names(), reasoning=reasoning, phase="full"), closing=True)
 
     async def emit(self, name: str, value: Any) -> None:
         """Say something of the agent's own: an ``agent_event`` with any JSON value.
@@ -335,7 +221,7 @@ class Run:
             RunClosed: The run has ended.
         """
         self.check_size("the value", value)
-        self._emit(AgentEvent(**self._names(), name=name, value=value))
+        self.tell(AgentEvent(**self.names(), name=name, value=value))
         await self._pause()
 
     def usage(
@@ -385,11 +271,11 @@ class Run:
         await self._step_boundary()
         shown = {**(parameters or {}), **more}
         self.check_size("the parameters", shown)
-        self.end_thought()
+        self.speech.end_thought()
         call = ToolCall(new_id("call"), name, self._progress)
-        self._emit(
+        self.tell(
             ToolExecuting(
-                **self._names(), tool_call_id=call.tool_call_id, tool_name=name, parameters=shown, timeout_s=timeout_s
+                **self.names(), tool_call_id=call.tool_call_id, tool_name=name, parameters=shown, timeout_s=timeout_s
             )
         )
         self.open_calls[call.tool_call_id] = call
@@ -411,9 +297,9 @@ class Run:
         """Write the second event of a pair, unless it is there already."""
         if self.open_calls.pop(call.tool_call_id, None) is None or self.state not in SPEAKING:
             return
-        self._emit(
+        self.tell(
             ToolCompleted(
-                **self._names(),
+                **self.names(),
                 tool_call_id=call.tool_call_id,
                 tool_name=call.name,
                 status=status,
@@ -426,7 +312,7 @@ class Run:
         )
 
     async def _progress(self, call: ToolCall, progress: float | None, message: str | None) -> None:
-        self._emit(ToolProgress(**self._names(), tool_call_id=call.tool_call_id, progress=progress, message=message))
+        self.tell(ToolProgress(**self.names(), tool_call_id=call.tool_call_id, progress=progress, message=message))
         await self._pause()
 
     async def process(self, command: Sequence[str] | str, **options: Any) -> trio.Process:
@@ -457,8 +343,8 @@ class Run:
         self.move(RunStep.START)
         self.started_at = self.last_event_at = trio.current_time()
         self.deadline = self.started_at + self.request.timeout_s
-        entry = self._emit(
-            AgentStarted(**self._names(), message_id=self.request.message_id, trigger=self.request.trigger)
+        entry = self.tell(
+            AgentStarted(**self.names(), message_id=self.request.message_id, trigger=self.request.trigger)
         )
         self.started_seq = entry.seq
 
@@ -481,14 +367,20 @@ class Run:
         self._steered.append(text)
 
     def append(self, event: Event, *rows: Write) -> Entry:
-        """Write a closing event, past the bound on the number of events."""
+        """Append an event with its rows, whatever the bounds say."""
         entry = self.stream.append(event, *rows)
-        self._noted(entry)
+        self._noted()
         return entry
 
     def names(self) -> dict[str, Any]:
         """Return the fields that every event of this run has."""
-        return self._names()
+        request = self.request
+        return {
+            "thread_id": request.thread_id,
+            "run_id": request.run_id,
+            "agent_name": request.agent_name,
+            "parent_run_id": request.parent_run_id,
+        }
 
     def check_thread(self) -> None:
         """Raise ``WrongThread`` outside the server's Trio thread."""
@@ -507,25 +399,29 @@ class Run:
         if size > self.policy.max_event_bytes:
             raise EventTooLarge(what, size, self.policy.max_event_bytes)
 
-    def _names(self) -> dict[str, Any]:
-        request = self.request
-        return {
-            "thread_id": request.thread_id,
-            "run_id": request.run_id,
-            "agent_name": request.agent_name,
-            "parent_run_id": request.parent_run_id,
-        }
+    def tell(self, event: Event, *, closing: bool = False) -> Entry:
+        """Append an event of this run; *closing* ones are past its bound on events.
 
-    def _emit(self, event: Event, *, closing: bool = False) -> Entry:
+        Raises:
+            RunClosed: The run has ended.
+            QuotaExceeded: It has said too much, and is being ended for it.
+        """
         self.check_open()
         if self.events >= self.policy.max_events and not closing:
             self.cancel("quota")
             raise QuotaExceeded(f"more than {self.policy.max_events} events in one run")
-        entry = self.stream.append(event)
-        self._noted(entry)
+        return self.append(event)
+
+    def commit(self, event: Event, row: RowMaker) -> Entry:
+        """Append a closing event together with the row that is made of its entry."""
+        self.check_open()
+        with self.stream.step() as step:
+            entry = step.append(event)
+            step.write(row(entry))
+        self._noted()
         return entry
 
-    def _noted(self, entry: Entry) -> None:
+    def _noted(self) -> None:
         self.events += 1
         self.last_event_at = trio.current_time()
         if self.events == 2:
@@ -546,11 +442,3 @@ class Run:
         await trio.lowlevel.checkpoint()
         self._burst = 0
         self._slice_ends = time.perf_counter() + BURST_S
-
-
-def _parts(text: str, limit: int) -> list[str]:
-    """Cut *text* so that each part has at most *limit* bytes of UTF-8."""
-    if len(text) * 4 <= limit or len(text.encode()) <= limit:
-        return [text] if text else []
-    step = max(1, limit // 4)
-    return [text[start : start + step] for start in range(0, len(text), step)]

@@ -16,7 +16,8 @@ import trio
 
 from netra_ws.agents.agent import Agent
 from netra_ws.agents.execution import drop, execute
-from netra_ws.agents.run import Run, RunRequest, new_id
+from netra_ws.agents.request import RunRequest, new_id
+from netra_ws.agents.run import Run
 from netra_ws.agents.states import RunState
 from netra_ws.contexts.connection import Connection
 from netra_ws.contexts.memory import UserMemory

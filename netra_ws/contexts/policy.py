@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import attrs
 
 from netra_ws.agents.agent import Agent
-from netra_ws.agents.run import RunPolicy
+from netra_ws.agents.request import RunPolicy
 from netra_ws.protocol.commands import OnDisconnect
 
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import attrs
 
-from netra_ws.agents.run import Run, RunRequest, new_id
+from netra_ws.agents.request import RunRequest, new_id
+from netra_ws.agents.run import Run
 from netra_ws.agents.states import RunState
 from netra_ws.contexts.context import UserContext, run_row
 from netra_ws.contexts.threads import ThreadState

@@ -18,9 +18,10 @@ from trio_websocket import ConnectionClosed, WebSocketConnection, wrap_server_st
 from wsproto.utilities import LocalProtocolError, RemoteProtocolError
 
 from netra_ws.access import ping_budget
+from netra_ws.contexts.commands import set_position
 from netra_ws.contexts.connection import Connection
 from netra_ws.contexts.context import UserContext
-from netra_ws.contexts.dispatch import dispatch, set_position
+from netra_ws.contexts.dispatch import dispatch
 from netra_ws.contexts.starting import open_thread, write_thread
 from netra_ws.errors import ClientError, StoreError
 from netra_ws.history.stores.contract import Store

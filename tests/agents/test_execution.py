@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from netra_ws import AgentError, ClientError, Run, RunClosed, WrongThread
-from netra_ws.agents.run import _parts
+from netra_ws.agents.speech import cut
 from netra_ws.agents.states import CLOSED, SPEAKING, TRANSITIONS, RunState, RunStep
 from netra_ws.protocol.events import AgentMessage, ToolCompleted
 from netra_ws.testing import check_run, open_session, run_agent
@@ -433,7 +433,7 @@ async def test_a_long_answer_goes_on_in_a_new_message(autojump_clock: trio.testi
 @given(st.text(max_size=200), st.integers(4, 50))
 def test_parts_add_up(text: str, limit: int) -> None:
     """A long piece is cut into parts that are small enough and add up to it."""
-    parts = _parts(text, limit)
+    parts = cut(text, limit)
     assert "".join(parts) == text
     assert all(len(part.encode()) <= limit for part in parts)
 

@@ -10,7 +10,7 @@ import pytest
 import trio
 
 from netra_ws import Run
-from netra_ws.contexts.dispatch import FUNCTIONS, NEEDS
+from netra_ws.contexts.commands import FUNCTIONS, NEEDS
 from netra_ws.protocol.commands import COMMANDS
 
 from ..conftest import StartServer

@@ -51,6 +51,7 @@ export function jsonBox(value, testid) {
 /** Return `durationMs` in the unit in which it reads best. */
 export function duration(durationMs) {
   if (!Number.isFinite(durationMs)) return "";
+  if (durationMs < 1) return "< 1 ms";
   if (durationMs < 1_000) return `${Math.round(durationMs)} ms`;
   const seconds = durationMs / 1_000;
   if (seconds < 60) return `${seconds.toFixed(1)} s`;

@@ -170,11 +170,12 @@ export class RunView {
   #think(event) {
     if (!this.#thought) {
       const words = element("span", {}, "Thinking…");
-      const box = element("details.thinking", { testid: "thinking", open: true }, element("summary", {}, words));
+      const brief = element("span.thinking-brief");
+      const box = element("details.thinking", { testid: "thinking", open: true }, element("summary", {}, words, brief));
       const text = element("div.thinking-text");
       box.append(text);
       this.body.append(box);
-      this.#thought = { box, words, text: new GrowingText(text), touched: false };
+      this.#thought = { box, words, brief, text: new GrowingText(text) };
       box.querySelector("summary").addEventListener("click", () => (box.dataset.touched = "true"));
     }
     this.#thought.text.take(event);
@@ -185,10 +186,10 @@ export class RunView {
 
   #endThought() {
     if (!this.#thought) return;
-    const { box, words, text } = this.#thought;
+    const { box, words, brief, text } = this.#thought;
     words.textContent = "Thought";
-    const short = text.text.length <= 280 && text.text.split("\n").length <= 4;
-    if (!box.dataset.touched && !short) box.open = false;
+    brief.textContent = shortened(text.text, 160);
+    if (!box.dataset.touched) box.open = false;
     this.#thought = null;
   }
 

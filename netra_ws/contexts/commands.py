@@ -1,0 +1,328 @@
+"""What each command does: one function per command, in one table.
+
+A function returns the answer, or a coroutine function for an answer that takes waiting (for a run's
+end), or None when it has told the connection itself. What a client got wrong leaves as ``ClientError``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+import attrs
+
+from netra_ws.contexts.connection import Connection
+from netra_ws.contexts.context import UserContext
+from netra_ws.contexts.memory import digest
+from netra_ws.contexts.starting import Ask, find_thread, open_thread, start, write_thread
+from netra_ws.errors import ClientError
+from netra_ws.history.stores.contract import DeleteThread as DeleteThreadRow
+from netra_ws.history.stores.contract import RenameThread as RenameThreadRow
+from netra_ws.protocol import commands as said
+from netra_ws.protocol.closing import CloseCode
+from netra_ws.protocol.codec import Incoming
+from netra_ws.protocol.events import ThreadDeleted, ThreadRenamed
+from netra_ws.protocol.replies import (
+    Ack,
+    HandshakeComplete,
+    HeartbeatAck,
+    Pong,
+    Reply,
+    StreamReset,
+    ThreadCreatedReply,
+    ThreadDeletedReply,
+    ThreadRenamedReply,
+    ThreadSwitched,
+    Typing,
+)
+
+
+@attrs.frozen
+class Asked:
+    """A command's place: whose it is, which connection said it, and how it came."""
+
+    context: UserContext
+    connection: Connection
+    incoming: Incoming
+
+
+@attrs.frozen
+class Answer:
+    """What a command is answered with; with *barrier*, right after the event of that seq."""
+
+    reply: Reply
+    barrier: int = 0
+
+
+Later = Callable[[], Awaitable[Answer]]
+#: None: the function has told the connection itself.
+Result = Answer | Later | None
+Function = Callable[["Asked", Any], Awaitable[Result]]
+
+
+def _missing(what: str) -> ClientError:
+    return ClientError("NOT_FOUND", f"there is no such {what}")
+
+
+async def _start(asked: Asked, command: said.Start) -> Answer:
+    connection = asked.connection
+    remembered = command.id is not None and not asked.incoming.rpc
+    ask = Ask(
+        text=command.text,
+        trigger="start_agent" if isinstance(command, said.StartAgent) else "message",
+        thread_id=command.thread_id or connection.thread_id,
+        agent=command.agent,
+        context=command.context or {},
+        on_busy=command.on_busy,
+        on_disconnect=command.on_disconnect,
+        timeout_s=command.timeout_s,
+        command_id=command.id if remembered else None,
+        command_digest=digest(asked.incoming.body).hex() if remembered else None,
+    )
+    if isinstance(command, said.StartAgent):
+        ask = attrs.evolve(ask, run_id=command.run_id, idle_timeout_s=command.idle_timeout_s)
+    elif isinstance(command, said.UserMessage):
+        ask = attrs.evolve(ask, attachments=command.attachments, jsonl_logs=command.jsonl_logs)
+    started = await start(asked.context, ask, connection.identity)
+    if command.thread_id is None:
+        connection.thread_id = started.thread_id
+    return Answer(
+        Ack(
+            run_id=started.run_id,
+            thread_id=started.thread_id,
+            message_id=started.message_id,
+            disposition=started.disposition,
+        ),
+        started.seq,
+    )
+
+
+async def _stop(asked: Asked, command: said.StopAgent) -> Result:
+    run = asked.context.runs.get(command.run_id) or asked.context.home.find_run(asked.context.user_id, command.run_id)
+    if run is None:
+        row = await asked.context.ledger.run(asked.context.user_id, command.run_id)
+        if row is None:
+            raise _missing("run")
+        return Answer(Ack(run_id=row.run_id, status=row.state), asked.context.stream.last)
+    stopped = run
+    if command.mode == "after_step":
+        stopped.cancel_after_step()
+    else:
+        asked.context.stop(stopped)
+
+    async def proof() -> Answer:
+        await stopped.settled.wait()
+        if stopped.sealed:
+            raise ClientError("CANCEL_TIMEOUT", "the agent did not stop in time", details={"run_id": stopped.run_id})
+        return Answer(Ack(run_id=stopped.run_id, status=stopped.status), stopped.last_seq)
+
+    return proof
+
+
+async def _create_thread(asked: Asked, command: said.CreateThread) -> Answer:
+    context = asked.context
+    async with context.lock:
+        thread, created = await open_thread(context, command.thread_id, command.title or "", command.metadata)
+        barrier = 0
+        if created:
+            with context.stream.step() as step:
+                barrier = write_thread(context, step, thread)
+    reply = ThreadCreatedReply(thread_id=thread.thread_id, title=thread.title, metadata=thread.metadata)
+    return Answer(reply, barrier)
+
+
+async def _switch_thread(asked: Asked, command: said.SwitchThread) -> Answer:
+    context = asked.context
+    async with context.lock:
+        thread, created = await open_thread(context, command.thread_id, "")
+        barrier = 0
+        if created:
+            with context.stream.step() as step:
+                barrier = write_thread(context, step, thread)
+    asked.connection.thread_id = thread.thread_id
+    return Answer(ThreadSwitched(thread_id=thread.thread_id), barrier)
+
+
+async def _list_threads(asked: Asked, command: said.ListThreads) -> Answer:
+    context = asked.context
+    return Answer(await context.ledger.thread_list(context.user_id, command.limit, command.before))
+
+
+async def _get_thread_history(asked: Asked, command: said.GetThreadHistory) -> Answer:
+    context = asked.context
+    if await find_thread(context, command.thread_id) is None:
+        raise _missing("thread")
+    history = await context.ledger.thread_history(context.stream, command.thread_id, command.limit, command.before)
+    return Answer(history)
+
+
+async def _rename_thread(asked: Asked, command: said.RenameThread) -> Answer:
+    context = asked.context
+    async with context.lock:
+        thread = await find_thread(context, command.thread_id)
+        if thread is None or thread.deleting:
+            raise _missing("thread")
+        thread.title = command.title
+        row = RenameThreadRow(
+            user_id=context.user_id, thread_id=thread.thread_id, title=thread.title, at=context.stream.now()
+        )
+        event = ThreadRenamed(thread_id=thread.thread_id, title=thread.title, metadata=thread.metadata)
+        entry = context.stream.append(event, row)
+    reply = ThreadRenamedReply(thread_id=thread.thread_id, title=thread.title, metadata=thread.metadata)
+    return Answer(reply, entry.seq)
+
+
+async def _delete_thread(asked: Asked, command: said.DeleteThread) -> Later:
+    context = asked.context
+    async with context.lock:
+        thread = await find_thread(context, command.thread_id)
+        if thread is None or thread.deleting:
+            raise _missing("thread")
+        thread.deleting = True
+    for run in list(thread.queue):
+        context.drop_queued(run, "user")
+    active = thread.active
+    if active is not None:
+        context.stop(active)
+
+    async def delete() -> Answer:
+        if active is not None:
+            await active.settled.wait()
+        event = ThreadDeleted(thread_id=thread.thread_id, title=thread.title, metadata=thread.metadata)
+        entry = context.stream.append(event, DeleteThreadRow(user_id=context.user_id, thread_id=thread.thread_id))
+        context.threads.remove(thread.thread_id)
+        if context.known_threads:
+            context.known_threads -= 1
+        for connection in context.connections.values():
+            if connection.thread_id == thread.thread_id:
+                connection.thread_id = None
+        reply = ThreadDeletedReply(thread_id=thread.thread_id, title=thread.title, metadata=thread.metadata)
+        return Answer(reply, entry.seq)
+
+    return delete
+
+
+async def _resume(asked: Asked, command: said.Resume) -> Result:
+    if command.job_id is not None:
+        raise _missing("job")
+    # The answer comes first, then whatever the position means.
+    asked.connection.tell(Ack(), asked.incoming)
+    set_position(asked.connection, command.epoch, command.seq)
+    return None
+
+
+def set_position(connection: Connection, epoch: str, seq: int) -> bool:
+    """Go on behind a client's position, or tell it that nothing can be continued; return whether it could."""
+    stream = connection.cursor.stream
+    reason = stream.judge(epoch, seq)
+    if reason is None:
+        connection.replay(seq)
+        return True
+    connection.jump()
+    connection.tell(StreamReset(epoch=stream.epoch, seq=stream.visible, reason=reason))
+    return False
+
+
+async def _typing(asked: Asked, command: said.UserTyping) -> Answer:
+    notice = Typing(user_id=asked.context.user_id, thread_id=command.thread_id, is_typing=command.is_typing)
+    for connection in asked.context.connections.values():
+        if connection is not asked.connection:
+            connection.tell(notice)
+    return Answer(Ack(thread_id=command.thread_id))
+
+
+async def _ping(asked: Asked, command: said.Ping) -> Answer:
+    return Answer(Pong(original_timestamp=command.timestamp))
+
+
+async def _heartbeat(asked: Asked, command: said.Heartbeat) -> Answer:
+    return Answer(HeartbeatAck())
+
+
+async def _connect(asked: Asked, command: said.Connect) -> Answer:
+    return Answer(Ack())
+
+
+async def _disconnect(asked: Asked, command: said.Disconnect) -> Result:
+    asked.connection.explicit = True
+    asked.connection.tell(Ack(), asked.incoming)
+    asked.connection.shut(CloseCode.NORMAL, "bye")
+    return None
+
+
+async def _handshake(asked: Asked, command: said.HandshakeAcknowledged) -> Answer:
+    thread_id = command.thread_id or asked.connection.thread_id
+    if not asked.connection.older or thread_id is None:
+        raise ClientError("INVALID_MESSAGE", "no handshake was begun")
+    return Answer(HandshakeComplete(thread_id=thread_id))
+
+
+async def _no_input(asked: Asked, command: said.InputResponse) -> Answer:
+    raise _missing("input")
+
+
+async def _no_job(asked: Asked, command: said.Command) -> Answer:
+    raise _missing("job")
+
+
+async def _not_yet(asked: Asked, command: said.Command) -> Answer:
+    raise ClientError("UNAVAILABLE", f"{command.type} is not available on this server")
+
+
+FUNCTIONS: Mapping[type[said.Command], Function] = {
+    said.StartAgent: _start,
+    said.UserMessage: _start,
+    said.StopAgent: _stop,
+    said.InputResponse: _no_input,
+    said.CreateThread: _create_thread,
+    said.ListThreads: _list_threads,
+    said.GetThreadHistory: _get_thread_history,
+    said.RenameThread: _rename_thread,
+    said.DeleteThread: _delete_thread,
+    said.SwitchThread: _switch_thread,
+    said.ConnectJob: _no_job,
+    said.DisconnectJob: _no_job,
+    said.PublishJob: _no_job,
+    said.Resume: _resume,
+    said.RefreshAuth: _not_yet,
+    said.Kick: _not_yet,
+    said.UserTyping: _typing,
+    said.Ping: _ping,
+    said.Heartbeat: _heartbeat,
+    said.Connect: _connect,
+    said.Disconnect: _disconnect,
+    said.HandshakeAcknowledged: _handshake,
+}
+
+#: Which permission a command needs; what is not here needs only a valid token.
+NEEDS: Mapping[type[said.Command], str] = {
+    said.StartAgent: "chat",
+    said.UserMessage: "chat",
+    said.StopAgent: "chat",
+    said.InputResponse: "chat",
+    said.CreateThread: "chat",
+    said.RenameThread: "chat",
+    said.DeleteThread: "chat",
+    said.SwitchThread: "chat",
+    said.ListThreads: "read",
+    said.GetThreadHistory: "read",
+    said.Resume: "read",
+    said.PublishJob: "job:publish",
+    said.Kick: "operator",
+}
+
+#: What still works after the token has expired.
+WITHOUT_TOKEN = (said.RefreshAuth, said.Ping, said.Heartbeat, said.StopAgent)
+
+#: Commands with an effect: their id is remembered with its answer.
+REMEMBERED = (
+    said.StartAgent,
+    said.UserMessage,
+    said.StopAgent,
+    said.InputResponse,
+    said.CreateThread,
+    said.RenameThread,
+    said.DeleteThread,
+    said.PublishJob,
+    said.Kick,
+)
