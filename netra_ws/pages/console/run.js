@@ -220,7 +220,7 @@ export class RunView {
     const mark = element("span.tool-mark", { "aria-hidden": "true" }, element("span.spinner"));
     const status = element("span.tool-status", {}, "running");
     const body = element("div.tool-body", {}, part("Parameters", jsonBox(parameters, "tool-parameters")));
-    const brief = Object.keys(parameters).length > 0 ? shortened(JSON.stringify(parameters), 120) : "";
+    const brief = shortened(Object.entries(parameters).map(([name, value]) => `${name}: ${pretty(value)}`).join(", "), 120);
     const box = element("details.tool", { testid: "tool", open: true, "data-status": "executing" },
       element("summary", {}, mark, element("span.tool-name", {}, String(event.tool_name)), element("span.tool-brief", {}, brief), status),
       body,
@@ -253,7 +253,7 @@ export class RunView {
       const text = [event.error.code, event.error.message].filter(Boolean).join(": ");
       body.append(element("p.run-error", { testid: "error" }, text));
     }
-    if (!event.error || (event.results !== null && event.results !== undefined)) {
+    if (event.status === "ok" || (event.results !== null && event.results !== undefined)) {
       body.append(part("Result", jsonBox(event.results, "tool-results")));
     }
     const lines = pretty(parameters).split("\n").length + pretty(event.results).split("\n").length;
@@ -318,14 +318,15 @@ export class RunView {
     const response = event.final_response;
     if (!said && typeof response === "string" && response !== "") this.restore(`${this.runId}:final`, response);
     if (response !== null && typeof response === "object") this.body.append(jsonBox(response, "final-response"));
-    if (event.error) {
+    if (event.error && event.status !== "lost") { // for a lost run the status says it all
       this.body.append(element("p.run-error", { testid: "error", "data-code": event.error.code }, errorWords(event.error)));
     }
     this.status.hidden = false;
     this.status.dataset.status = event.status;
     const by = event.cancelled_by ? CANCELLED_BY[event.cancelled_by] ?? `by ${event.cancelled_by}` : null;
     const outcome = [RUN_STATUS[event.status] ?? event.status, by].filter(Boolean).join(" ");
-    const words = [outcome, duration(event.duration_ms), ...usageWords(event.usage)].filter(Boolean).join(" · ");
+    const took = event.duration_ms > 0 ? duration(event.duration_ms) : ""; // nothing: it never began
+    const words = [outcome, took, ...usageWords(event.usage)].filter(Boolean).join(" · ");
     const shown = element("span.run-words", { "data-cancelled-by": event.cancelled_by }, words);
     this.status.replaceChildren(shown);
     if (this.nested) return;
@@ -345,13 +346,14 @@ function typed(text, wanted) {
 }
 
 function errorWords(error) {
-  return error.message ? `${error.message}${error.code ? ` (${error.code})` : ""}` : String(error.code ?? "Unknown error");
+  if (!error.message) return String(error.code ?? "Unknown error");
+  return `${error.message[0].toUpperCase()}${error.message.slice(1)}${error.code ? ` (${error.code})` : ""}`;
 }
 
 function usageWords(usage) {
   if (!Array.isArray(usage)) return [];
   return usage.map(({ model, input_tokens: input, output_tokens: output, cost_usd: cost }) => {
-    const tokens = [input == null ? null : `${input} tokens in`, output == null ? null : `${output} out`].filter(Boolean);
+    const tokens = [input == null ? null : `${input} ${input === 1 ? "token" : "tokens"} in`, output == null ? null : `${output} out`].filter(Boolean);
     const price = Number.isFinite(cost) ? `$${cost.toFixed(4)}` : null;
     return [model, tokens.join(", "), price].filter(Boolean).join(" · ");
   });
