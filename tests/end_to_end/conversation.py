@@ -124,7 +124,7 @@ def check(told: Transcript) -> None:
     assert "error" not in types
     assert types[0] == "connection_established"
 
-    question = [frame for frame in told.first if frame["type"] == "user_message"][0]
+    question = next(frame for frame in told.first if frame["type"] == "user_message")
     acks = {frame["reply_to"]: frame for frame in [*told.first, *told.second] if frame["type"] == "ack"}
     assert acks.keys() == {"q1", "q2", "bye"}
     assert told.first.index(question) < told.first.index(acks["q1"])
@@ -163,5 +163,3 @@ def _check_text(frames: list[Frame]) -> None:
         else:
             text += frame["content"]
     assert text == COUNTED
-
-

@@ -20,7 +20,11 @@ PICTURE = ROOT / "examples" / "browser" / "console.png"
 # A little larger than the picture, so that a whole conversation fits.
 SCALE = 0.8
 VIEW = {"width": 1600, "height": 1000}
-EARLIER = ["What is 12 * 85, for invoice 2231?", "What time is it in Sao Paulo?", "Invoice 2231 with VAT: 1,020 + 19% = ?"]
+EARLIER = [
+    "What is 12 * 85, for invoice 2231?",
+    "What time is it in Sao Paulo?",
+    "Invoice 2231 with VAT: 1,020 + 19% = ?",
+]
 USAGE = [
     {"timestamp": f"2026-03-0{day}T10:00:00Z", "model": model, "input_tokens": 1200 * day, "output_tokens": 310 * day}
     for day in (1, 2, 3)

@@ -120,8 +120,7 @@ def test_markup_stays_text(browser: Browser, server: ServerProcess) -> None:
         count = "document.querySelectorAll('body img, body script, body b, body i, #conversation a').length"
         before = window.run(count)
         window.ask(MARKUP, agent="markup")
-        for details in window.page.locator("details:not([open]) > summary").all():
-            details.click()
+        window.run("document.querySelectorAll('details').forEach((details) => (details.open = true))")
         window.get("rename-thread").click()
         window.page.locator("#rename-input").fill(f"{MARKUP} title")
         window.page.keyboard.press("Enter")
@@ -315,6 +314,21 @@ def test_token_that_expires_meanwhile(browser: Browser, tmp_path: Path) -> None:
         window.expect_connected()
         expect(window.page.locator("#notices")).to_contain_text("expires")
         expect(window.page.locator("#sign-in-error")).to_contain_text("expired")
+
+
+def test_tab_without_room_says_so(browser: Browser, tmp_path: Path) -> None:
+    """A tab that is one too many tells what may be wrong, goes on trying, and gets in when there is room."""
+    limits = {"limits.max_connections_per_user": 1}
+    with running_server(tmp_path, **limits) as server, open_window(browser, server) as window:
+        window.sign_in("crowd")
+        tab = Window(server, window.page.context.new_page(), window.complaints)
+        tab.page.goto(server.login("crowd"))
+        expect(tab.page.locator("#notices")).to_contain_text("too many connections of yours may be open")
+        window.page.close()
+        tab.page.get_by_role("button", name="Connect now").click()
+        tab.expect_connected()
+        window.forgive(NO_CONNECTION)
+        window.forgive(r"status of 403")  # the answer to the question whether the token is good
 
 
 def test_usage_logs_are_analysed(browser: Browser, server: ServerProcess) -> None:

@@ -145,7 +145,12 @@ async def test_trio_websocket(server: ServerProcess) -> None:
         stream = await trio.open_tcp_stream("127.0.0.1", server.port)
         async with stream, trio.open_nursery() as nursery:
             socket = await trio_websocket.wrap_client_stream(
-                nursery, stream, f"127.0.0.1:{server.port}", f"/ws{query}", subprotocols=["netra.v1"], extra_headers=headers
+                nursery,
+                stream,
+                f"127.0.0.1:{server.port}",
+                f"/ws{query}",
+                subprotocols=["netra.v1"],
+                extra_headers=headers,
             )
             yield OverTrio(socket)
             await socket.aclose()
@@ -167,7 +172,9 @@ def modules(pytestconfig: pytest.Config) -> Path:
     if not (folder / "node_modules" / "ws").is_dir():
         install = [npm, "install", "--no-package-lock", "--no-audit", "--no-fund", "--ignore-scripts"]
         try:
-            outcome = subprocess.run(install, cwd=folder, capture_output=True, text=True, timeout=INSTALL_S, check=False)
+            outcome = subprocess.run(
+                install, cwd=folder, capture_output=True, text=True, timeout=INSTALL_S, check=False
+            )
         except subprocess.TimeoutExpired:
             missing("the npm package ws (its registry does not answer)")
         if outcome.returncode != 0:

@@ -1,0 +1,81 @@
+"""What a value of a setting must be, and how a secret one is shown."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any
+
+import attrs
+
+from netra_ws.errors import ConfigError
+
+NO_OVERRIDES: Mapping[str, object] = MappingProxyType({})
+ENVIRONMENTS = ("development", "testing", "staging", "production")
+#: HMAC-SHA256 keys below its output size are guessable (RFC 7518 §3.2); PyJWT would take one byte.
+MIN_SECRET_BYTES = 32
+
+
+@attrs.frozen
+class Rule:
+    """What a value must be; the same rule serves files, the environment and plain constructors."""
+
+    expects: str
+    holds: Callable[[Any], bool]
+
+    def __call__(self, instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
+        if not self.holds(value):
+            section = "" if type(instance).__name__ == "Settings" else f"{type(instance).__name__.lower()}."
+            raise ConfigError(f"{section}{attribute.name}: expected {self.expects}")
+
+    def or_none(self) -> Rule:
+        return Rule(self.expects, lambda value: value is None or self.holds(value))
+
+
+def whole(least: int, most: int = 2**53) -> Rule:
+    limit = f"of at least {least}" if most == 2**53 else f"from {least} to {most}"
+    return Rule(f"a whole number {limit}", lambda value: type(value) is int and least <= value <= most)
+
+
+def finite(value: object) -> bool:
+    # Not math.isfinite: it overflows on a huge int. NaN and infinity fail the comparison.
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= 2**53
+
+
+def encodes(value: object) -> bool:
+    # A byte of the environment that is not UTF-8 arrives as a lone surrogate and fails much later.
+    return type(value) is str and not any("\ud800" <= character <= "\udfff" for character in value)
+
+
+def one_of(*words: str) -> Rule:
+    return Rule("one of " + ", ".join(words), lambda value: value in words)
+
+
+def url(*beginnings: str) -> Rule:
+    return Rule(
+        "a URL that starts with " + " or ".join(beginnings),
+        lambda value: encodes(value) and value.startswith(beginnings),
+    )
+
+
+FLAG = Rule("true or false", lambda value: type(value) is bool)
+TEXT = Rule("text that is not empty", lambda value: encodes(value) and value != "")
+LIST = Rule("a list of text", lambda value: isinstance(value, tuple) and all(encodes(item) and item for item in value))
+SECRET = Rule(
+    f"at least {MIN_SECRET_BYTES} bytes of text",
+    lambda value: encodes(value) and len(value.encode()) >= MIN_SECRET_BYTES,
+)
+POSITIVE = Rule("a number above 0", lambda value: finite(value) and value > 0)
+NOT_NEGATIVE = Rule("a number of at least 0", lambda value: finite(value) and value >= 0)
+
+
+def mask_all(value: object) -> str:
+    return "not set" if value is None else "***"
+
+
+def mask_url(url: object) -> str:
+    """Return the URL without its password, for logs and for ``check-config``."""
+    # Greedy up to the last "@": a password that was not quoted may hold one itself.
+    text = re.sub(r"^([^:]*://[^:@/?#]*):.*@", r"\1:***@", str(url), flags=re.DOTALL)
+    return re.sub(r"(?i)([?&][a-z_]*(?:pass|pwd|secret|token)[a-z_]*=)[^&#]*", r"\1***", text)
