@@ -187,7 +187,11 @@ class _Tap(trio.abc.Stream):
         return piece
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        await self.inner.send_all(data)
+        try:
+            await self.inner.send_all(data)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            self.ended.set()
+            raise
 
     async def wait_send_all_might_not_block(self) -> None:
         await self.inner.wait_send_all_might_not_block()
@@ -690,9 +694,16 @@ async def connect(
     session.begin(position, thread_id)
     raised: BaseException | None = None
     failure: BaseException | None = None
+    # Shielded, so that a program that is cancelled can still say goodbye.
+    background = trio.CancelScope(shield=True)
+
+    async def run() -> None:
+        with background:
+            await session.run()
+
     try:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(session.run)
+            nursery.start_soon(run)
             try:
                 await session.opened()
                 yield session
@@ -701,7 +712,7 @@ async def connect(
                 raise
             finally:
                 await session.leave()
-                nursery.cancel_scope.cancel()
+                background.cancel()
     except BaseExceptionGroup as group:
         failure = group
         # Nobody has to look into a group for one error; a group of the block's own stays one.

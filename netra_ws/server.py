@@ -33,7 +33,7 @@ from netra_ws.history.recovery import close_lost_runs
 from netra_ws.history.stores.contract import Store
 from netra_ws.history.stream import Streams
 from netra_ws.identity import Identity
-from netra_ws.measures import Histogram
+from netra_ws.measures import Histogram, memory_bytes
 from netra_ws.settings import Settings, development_secret, problems
 from netra_ws.version import __version__
 from netra_ws.wire.door import SOCKET_PATHS, Admit, Door, Page
@@ -216,7 +216,8 @@ async def _rooms(
     heartbeat = Heartbeat(policy.heartbeat_interval_s, policy.pong_timeout_s, policy.expiry_grace_s)
     wiring = Wiring(store, Flusher(), heartbeat, settings.timing.handshake_s, registry.count)
     pages: dict[str, Page] = {}
-    admit = _admit(admission, authenticate)
+    high = settings.limits.memory_high_mb
+    admit = _admit(admission, authenticate, None if high is None else high * 2**20)
     door = Door(wiring, registry, admit, pages, settings.timing.handshake_s, settings.environment == "testing")
     server = Server(settings, registry, streams, recorder, store, wiring, door)
     pages |= _pages(server, admission, commit, stalls)
@@ -324,13 +325,13 @@ def _admission(settings: Settings) -> Admission:
     )
 
 
-def _admit(admission: Admission, authenticate: Authenticate | None) -> Admit:
-    async def by_token(head: Head) -> Identity:
-        return admission.admit(head, time.time(), head.peer)
-
-    async def by_program(head: Head) -> Identity:
-        assert authenticate is not None
+def _admit(admission: Admission, authenticate: Authenticate | None, high: int | None) -> Admit:
+    async def admit(head: Head) -> Identity:
+        if high is not None and memory_bytes() > high:
+            raise Refused(503, "OVERLOADED", "The server has no memory for more connections.", retry_after_s=5)
         now = time.time()
+        if authenticate is None:
+            return admission.admit(head, now, head.peer)
         admission.screen(head, now, head.peer)
         try:
             return await authenticate(head)
@@ -338,7 +339,7 @@ def _admit(admission: Admission, authenticate: Authenticate | None) -> Admit:
             admission.addresses.failed(head.peer, now)
             raise
 
-    return by_token if authenticate is None else by_program
+    return admit
 
 
 async def _listen(settings: Settings) -> Sequence[trio.SocketListener]:

@@ -374,16 +374,19 @@ class Conversation:
 
     def hear(self, heard: Heard) -> None:
         """Take any further frame."""
+        seq = heard.fields.get("seq")
         if heard.reply_to is not None:
             self._answered(heard)
-        elif heard.stamp is not None:
-            self._numbered(heard, heard.stamp.seq)
+        elif heard.fields.get("job_id") is not None:
+            return  # another stream, with numbers of its own
         elif isinstance(heard.message, StreamReset):
             self._reset(heard, heard.message)
         elif isinstance(heard.message, ReplayCompleted):
             self._replayed(heard.message)
         elif isinstance(heard.message, Draining):
             self.reconnect_after_s = max(0.0, heard.message.reconnect_after_ms / 1000)
+        elif type(seq) is int and heard.type != StreamReset.type:
+            self._numbered(heard, seq)  # of a newer server, perhaps: numbered all the same
 
     def _answered(self, heard: Heard) -> None:
         pending = self.pending.get(heard.reply_to or "")
@@ -398,8 +401,6 @@ class Conversation:
         pending.settle(heard)
 
     def _numbered(self, heard: Heard, seq: int) -> None:
-        if heard.fields.get("job_id") is not None:
-            return  # another stream with numbers of its own
         position = self.position
         if position is None or seq <= position.seq:
             return
@@ -426,8 +427,6 @@ class Conversation:
                 self.thread_id = message.thread_id
 
     def _replayed(self, message: ReplayCompleted) -> None:
-        if message.job_id is not None:
-            return
         self._replaying = False
         position = self.position
         if position is not None and position.epoch == message.epoch and position.seq < message.to_seq:
@@ -435,8 +434,6 @@ class Conversation:
         self._lose_unseen()
 
     def _reset(self, heard: Heard, message: StreamReset) -> None:
-        if message.job_id is not None:
-            return
         self.position = Position(epoch=message.epoch, seq=message.seq)
         for queue in list(self._queues):
             queue.push(heard)

@@ -123,10 +123,13 @@ def check_run(events: Sequence[Heard]) -> AgentCompleted:
     return last
 
 
+_BEFORE_A_RUN = ("thread_created", "user_message", "run_queued")
+
+
 def _from_start(events: Sequence[Heard]) -> list[Heard]:
     starts = [position for position, one in enumerate(events) if isinstance(one.message, AgentStarted)]
     assert len(starts) == 1, f"{len(starts)} agent_started instead of one"
-    before = [one.type for one in events[: starts[0]] if one.type not in ("thread_created", "user_message", "run_queued")]
+    before = [one.type for one in events[: starts[0]] if one.type not in _BEFORE_A_RUN]
     assert not before, f"said before agent_started: {before}"
     heard = list(events[starts[0] :])
     runs = {one.fields.get("run_id") for one in heard}

@@ -14,6 +14,7 @@ import attrs
 import pytest
 import trio
 import trio.testing
+from trio.testing import MockClock
 from trio_websocket import ConnectionClosed, WebSocketConnection, wrap_server_stream
 
 from netra_ws.agents.run import Run as AgentRun
@@ -267,8 +268,8 @@ class ScriptedServer:
 
 
 @pytest.fixture
-def scripted(nursery: trio.Nursery, autojump_clock: trio.testing.MockClock) -> ScriptedServer:
-    """A server that plays scripts, in virtual time."""
+def scripted(nursery: trio.Nursery) -> ScriptedServer:
+    """A server that plays scripts; its tests ask for ``autojump_clock``, too, by name."""
     return ScriptedServer(nursery)
 
 
@@ -279,7 +280,7 @@ async def idle(visit: Visit) -> None:
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404])
-async def test_a_refusal_is_final(scripted: ScriptedServer, status: int) -> None:
+async def test_a_refusal_is_final(autojump_clock: MockClock, scripted: ScriptedServer, status: int) -> None:
     """An HTTP refusal is raised as Rejected with its status and word, and nobody tries again."""
     with pytest.raises(Rejected) as caught:
         async with connect("http://h", JWT, policy=scripted.policy(Refuse(status), idle)):
@@ -288,14 +289,14 @@ async def test_a_refusal_is_final(scripted: ScriptedServer, status: int) -> None
     assert len(scripted.times) == 1
 
 
-async def test_a_refusal_without_words(scripted: ScriptedServer) -> None:
+async def test_a_refusal_without_words(autojump_clock: MockClock, scripted: ScriptedServer) -> None:
     """A refusal by something else on the way is told by its status."""
     with pytest.raises(Rejected, match="HTTP_403: refused with HTTP 403"):
         async with connect("http://h", JWT, policy=scripted.policy(Refuse(403, body=b"<html>"))):
             pytest.fail("it is not open")
 
 
-async def test_an_expired_token_is_renewed_once(scripted: ScriptedServer) -> None:
+async def test_an_expired_token_is_renewed_once(autojump_clock: MockClock, scripted: ScriptedServer) -> None:
     """A token function is asked again, at once, when the server says that the token has expired."""
     tokens = iter(["old.a.b", "new.a.b"])
     policy = scripted.policy(Refuse(401, "TOKEN_EXPIRED"), idle)
@@ -305,7 +306,7 @@ async def test_an_expired_token_is_renewed_once(scripted: ScriptedServer) -> Non
     assert scripted.times == [0.0, 0.0]
 
 
-async def test_an_expired_token_is_not_renewed_for_ever(scripted: ScriptedServer) -> None:
+async def test_an_expired_token_is_not_renewed_for_ever(autojump_clock: MockClock, scripted: ScriptedServer) -> None:
     """A second expired token in a row is final."""
 
     async def ask() -> str:
@@ -320,7 +321,7 @@ async def test_an_expired_token_is_not_renewed_for_ever(scripted: ScriptedServer
 
 
 @pytest.mark.parametrize("bad", ["", "a b", "a\nb", "ü.b.c", b"a.b.c"])
-async def test_what_is_no_token(scripted: ScriptedServer, bad: Any) -> None:
+async def test_what_is_no_token(autojump_clock: MockClock, scripted: ScriptedServer, bad: Any) -> None:
     """What cannot be a token is refused before anything is sent."""
     with pytest.raises(Rejected, match="TOKEN_INVALID"):
         async with connect("http://h", bad, policy=scripted.policy(idle)):
@@ -328,7 +329,7 @@ async def test_what_is_no_token(scripted: ScriptedServer, bad: Any) -> None:
     assert scripted.times == []
 
 
-async def test_retry_after_is_honoured(scripted: ScriptedServer) -> None:
+async def test_retry_after_is_honoured(autojump_clock: MockClock, scripted: ScriptedServer) -> None:
     """After 503 and 429 the client waits as long as the server says, and the jitter besides."""
     policy = scripted.policy(Refuse(503, retry_after="3"), Refuse(429, retry_after="soon"), idle)
     async with connect("http://h", JWT, policy=policy):
@@ -336,7 +337,7 @@ async def test_retry_after_is_honoured(scripted: ScriptedServer) -> None:
     assert scripted.times == [0.0, 3.25, 3.75]
 
 
-async def test_draining_is_honoured(scripted: ScriptedServer) -> None:
+async def test_draining_is_honoured(autojump_clock: MockClock, scripted: ScriptedServer) -> None:
     """A draining server is left alone as long as it asks for."""
 
     async def drains(visit: Visit) -> None:
@@ -360,7 +361,7 @@ async def test_draining_is_honoured(scripted: ScriptedServer) -> None:
 
 
 @pytest.mark.parametrize("code", sorted(FINAL_CODES))
-async def test_a_final_code_ends_everything(scripted: ScriptedServer, code: int) -> None:
+async def test_a_final_code_ends_everything(autojump_clock: MockClock, scripted: ScriptedServer, code: int) -> None:
     """After a final close code the run, the events and every command say why, and nobody reconnects."""
 
     async def ends(visit: Visit) -> None:
@@ -394,7 +395,7 @@ async def _until_error(events: AsyncIterator[Heard]) -> AsyncIterator[Heard]:
 
 
 @pytest.mark.parametrize("renewable", [False, True])
-async def test_an_expired_session(scripted: ScriptedServer, renewable: bool) -> None:
+async def test_an_expired_session(autojump_clock: MockClock, scripted: ScriptedServer, renewable: bool) -> None:
     """Close code 4003 means a new connection with a new token, or the end where there is none."""
 
     async def expires(visit: Visit) -> None:
@@ -407,7 +408,7 @@ async def test_an_expired_session(scripted: ScriptedServer, renewable: bool) -> 
         assert (session.state is SessionState.OPEN) is renewable
 
 
-async def test_it_goes_on_where_it_was(scripted: ScriptedServer) -> None:
+async def test_it_goes_on_where_it_was(autojump_clock: MockClock, scripted: ScriptedServer) -> None:
     """A lost connection is resumed at its position in its thread; what was heard already is dropped."""
     seen: list[dict[str, list[str]]] = []
 
@@ -436,7 +437,7 @@ async def test_it_goes_on_where_it_was(scripted: ScriptedServer) -> None:
     assert session.position == Position(epoch="e", seq=9)
 
 
-async def test_replay_moves_the_position(scripted: ScriptedServer) -> None:
+async def test_replay_moves_the_position(autojump_clock: MockClock, scripted: ScriptedServer) -> None:
     """The end of a replay counts as heard, also where deltas were not kept."""
 
     async def replays(visit: Visit) -> None:
@@ -450,7 +451,7 @@ async def test_replay_moves_the_position(scripted: ScriptedServer) -> None:
         assert session.position == Position(epoch="e", seq=9)
 
 
-async def test_unanswered_commands_are_sent_again(scripted: ScriptedServer) -> None:
+async def test_unanswered_commands_are_sent_again(autojump_clock: MockClock, scripted: ScriptedServer) -> None:
     """A command without an answer goes out again on the next connection, word for word."""
     said: list[dict[str, Any]] = []
 
@@ -470,7 +471,7 @@ async def test_unanswered_commands_are_sent_again(scripted: ScriptedServer) -> N
     assert said[0] == said[1]
 
 
-async def test_an_answer_may_come_before_the_replay(scripted: ScriptedServer) -> None:
+async def test_an_answer_may_come_before_the_replay(autojump_clock: MockClock, scripted: ScriptedServer) -> None:
     """The answer to a repeated start follows its run even when its events are replayed behind it."""
 
     async def first(visit: Visit) -> None:
@@ -491,7 +492,7 @@ async def test_an_answer_may_come_before_the_replay(scripted: ScriptedServer) ->
         assert [heard.type async for heard in run] == ["agent_started", "agent_completed"]
 
 
-async def test_a_run_out_of_sight_is_given_up(scripted: ScriptedServer) -> None:
+async def test_a_run_out_of_sight_is_given_up(autojump_clock: MockClock, scripted: ScriptedServer) -> None:
     """A start that is answered without any event of its run says that nothing can be read, instead of waiting."""
 
     async def blind(visit: Visit) -> None:
@@ -507,7 +508,7 @@ async def test_a_run_out_of_sight_is_given_up(scripted: ScriptedServer) -> None:
 
 
 @pytest.mark.parametrize("active", [False, True])
-async def test_a_reset(scripted: ScriptedServer, active: bool) -> None:
+async def test_a_reset(autojump_clock: MockClock, scripted: ScriptedServer, active: bool) -> None:
     """A reset reaches every reader; a run goes on after it only when the welcome names it."""
     runs = (
         [{"run_id": "r", "thread_id": "t", "agent_name": "a", "state": "running", "started_seq": 1}] if active else []
@@ -536,7 +537,7 @@ async def test_a_reset(scripted: ScriptedServer, active: bool) -> None:
         assert session.position == Position(epoch="e2", seq=51)
 
 
-async def test_going_back(scripted: ScriptedServer) -> None:
+async def test_going_back(autojump_clock: MockClock, scripted: ScriptedServer) -> None:
     """After resume, everything behind the position comes again."""
 
     async def repeats(visit: Visit) -> None:
@@ -557,13 +558,16 @@ async def test_going_back(scripted: ScriptedServer) -> None:
         assert [heard.stamp.seq for heard in (first, *again) if heard.stamp] == [6, 5, 6]
 
 
-async def test_silence_is_noticed(scripted: ScriptedServer) -> None:
+async def test_silence_is_noticed(autojump_clock: MockClock, scripted: ScriptedServer) -> None:
     """When nothing arrives for an interval and a pong's time, and a ping is not answered, the client comes again."""
+
+    async def hang(*_: object) -> bytes:
+        await trio.sleep_forever()
+        return b""
 
     async def falls_silent(visit: Visit) -> None:
         await visit.welcome()
-        visit.socket._stream.receive_some = trio.sleep_forever  # type: ignore[method-assign, assignment]
-        visit.socket._stream.send_all = trio.sleep_forever  # type: ignore[method-assign, assignment]
+        visit.socket._stream.receive_some = visit.socket._stream.send_all = hang  # type: ignore[method-assign]
         await trio.sleep(100)
 
     async with connect("http://h", JWT, policy=scripted.policy(falls_silent, idle)) as session:
@@ -572,7 +576,7 @@ async def test_silence_is_noticed(scripted: ScriptedServer) -> None:
     assert scripted.times == [0.0, 25 + 8 + 8 + 0.25]
 
 
-async def test_signs_of_life_count(scripted: ScriptedServer) -> None:
+async def test_signs_of_life_count(autojump_clock: MockClock, scripted: ScriptedServer) -> None:
     """Anything that arrives keeps a connection, also the answer to a ping of ours."""
 
     async def quiet(visit: Visit) -> None:
@@ -585,7 +589,7 @@ async def test_signs_of_life_count(scripted: ScriptedServer) -> None:
     assert len(scripted.times) == 1
 
 
-async def test_nobody_is_there(scripted: ScriptedServer) -> None:
+async def test_nobody_is_there(autojump_clock: MockClock, scripted: ScriptedServer) -> None:
     """Without a server the first connection fails with ConnectionLost after connect_s at the latest."""
     with pytest.raises(ConnectionLost, match="nobody is there"):
         async with connect("http://h", JWT, policy=scripted.policy(connect_s=20)):
@@ -594,7 +598,7 @@ async def test_nobody_is_there(scripted: ScriptedServer) -> None:
     assert scripted.times == [0.0, 0.25, 0.75, 1.75, 3.75, 7.75, 15.75]
 
 
-async def test_nobody_is_there_any_more(scripted: ScriptedServer) -> None:
+async def test_nobody_is_there_any_more(autojump_clock: MockClock, scripted: ScriptedServer) -> None:
     """Patience is counted from the end of the last connection, and its end is told to everybody."""
 
     async def goes(visit: Visit) -> None:
@@ -609,7 +613,7 @@ async def test_nobody_is_there_any_more(scripted: ScriptedServer) -> None:
         assert 50 < trio.current_time() <= 90
 
 
-async def test_short_connections_do_not_reset_the_backoff(scripted: ScriptedServer) -> None:
+async def test_short_connections_do_not_reset_the_backoff(autojump_clock: MockClock, scripted: ScriptedServer) -> None:
     """A server that accepts and dies is left alone for longer and longer; a stable one begins anew."""
 
     async def dies(visit: Visit) -> None:
@@ -625,7 +629,7 @@ async def test_short_connections_do_not_reset_the_backoff(scripted: ScriptedServ
     assert scripted.times == [0.0, 0.25, 0.75, 0.75 + 10 + 0.25]
 
 
-async def test_handshakes_that_end(scripted: ScriptedServer) -> None:
+async def test_handshakes_that_end(autojump_clock: MockClock, scripted: ScriptedServer) -> None:
     """A connection that ends in its handshake is noticed at once, one that says nothing after opening_s."""
     ends, hangs = trio.testing.memory_stream_pair(), trio.testing.memory_stream_pair()
     await ends[0].aclose()
@@ -649,7 +653,7 @@ async def test_handshakes_that_end(scripted: ScriptedServer) -> None:
 
 
 @pytest.mark.parametrize("first", ["nonsense", "[]", '{"type": "hello"}', '{"type": "user_message", "seq": 1}', None])
-async def test_another_protocol(scripted: ScriptedServer, first: str | None) -> None:
+async def test_another_protocol(autojump_clock: MockClock, scripted: ScriptedServer, first: str | None) -> None:
     """A server of another protocol is nobody to talk to, and says so."""
 
     async def other(visit: Visit) -> None:
@@ -662,7 +666,7 @@ async def test_another_protocol(scripted: ScriptedServer, first: str | None) -> 
             pytest.fail("it is not open")
 
 
-async def test_frames_of_a_newer_server(scripted: ScriptedServer) -> None:
+async def test_frames_of_a_newer_server(autojump_clock: MockClock, scripted: ScriptedServer) -> None:
     """What this version does not know is handed on where it is an event, and never an error."""
 
     async def newer(visit: Visit) -> None:
@@ -697,7 +701,7 @@ async def test_frames_of_a_newer_server(scripted: ScriptedServer) -> None:
         assert (heard.type, heard.message) == ("agent_dreams", None)
 
 
-async def test_an_unanswered_command_fails(scripted: ScriptedServer) -> None:
+async def test_an_unanswered_command_fails(autojump_clock: MockClock, scripted: ScriptedServer) -> None:
     """A command that is not answered in time fails as TIMEOUT, and the session goes on."""
 
     async def deaf(visit: Visit) -> None:
@@ -712,7 +716,7 @@ async def test_an_unanswered_command_fails(scripted: ScriptedServer) -> None:
         assert trio.current_time() == 20
 
 
-async def test_commands_wait_for_a_connection(scripted: ScriptedServer) -> None:
+async def test_commands_wait_for_a_connection(autojump_clock: MockClock, scripted: ScriptedServer) -> None:
     """What is said without a connection is sent when there is one; what was given up meanwhile is not."""
 
     async def dies(visit: Visit) -> None:
@@ -731,14 +735,14 @@ async def test_commands_wait_for_a_connection(scripted: ScriptedServer) -> None:
         assert (await session.rename_thread("t", "x")).title == "x"
 
 
-async def test_a_command_that_is_too_big(scripted: ScriptedServer) -> None:
+async def test_a_command_that_is_too_big(autojump_clock: MockClock, scripted: ScriptedServer) -> None:
     """A message above the server's limit is refused here, because sending it would end the session."""
     async with connect("http://h", JWT, policy=scripted.policy(idle)) as session:
         with pytest.raises(CommandFailed, match="MESSAGE_TOO_BIG"):
             await session.start("x" * 1000)
 
 
-async def test_tokens_are_refreshed(scripted: ScriptedServer) -> None:
+async def test_tokens_are_refreshed(autojump_clock: MockClock, scripted: ScriptedServer) -> None:
     """When a token is about to expire, the server gets a new one from the function."""
     tokens = iter(["one.a.b", "two.a.b"])
 
@@ -756,7 +760,7 @@ async def test_tokens_are_refreshed(scripted: ScriptedServer) -> None:
         await trio.sleep(1)
 
 
-async def test_a_token_function_that_fails(scripted: ScriptedServer) -> None:
+async def test_a_token_function_that_fails(autojump_clock: MockClock, scripted: ScriptedServer) -> None:
     """What a token function raises is raised before the first connection and tried again after it."""
 
     async def dies(visit: Visit) -> None:
@@ -779,7 +783,7 @@ async def test_a_token_function_that_fails(scripted: ScriptedServer) -> None:
             pytest.fail("it is not open")
 
 
-async def test_errors_come_as_they_are(scripted: ScriptedServer) -> None:
+async def test_errors_come_as_they_are(autojump_clock: MockClock, scripted: ScriptedServer) -> None:
     """An error of the block, of a callback, or a group of the block's own leaves connect unwrapped."""
     with pytest.raises(KeyError):
         async with connect("http://h", JWT, policy=scripted.policy(idle)):
@@ -799,7 +803,7 @@ async def test_errors_come_as_they_are(scripted: ScriptedServer) -> None:
             pytest.fail("it is not open")
 
 
-async def test_cancellation_leaves_politely(scripted: ScriptedServer) -> None:
+async def test_cancellation_leaves_politely(autojump_clock: MockClock, scripted: ScriptedServer) -> None:
     """A cancelled block still says goodbye, and is not held up by a server that does not answer."""
     said: list[str] = []
 
@@ -816,7 +820,7 @@ async def test_cancellation_leaves_politely(scripted: ScriptedServer) -> None:
     assert trio.current_time() == 7
 
 
-async def test_after_leaving(scripted: ScriptedServer) -> None:
+async def test_after_leaving(autojump_clock: MockClock, scripted: ScriptedServer) -> None:
     """After the block, readers end, runs and commands say that the session was closed."""
 
     async def works(visit: Visit) -> None:
@@ -835,7 +839,7 @@ async def test_after_leaving(scripted: ScriptedServer) -> None:
         await session.threads()
 
 
-async def test_a_cancelled_start_is_not_followed(scripted: ScriptedServer) -> None:
+async def test_a_cancelled_start_is_not_followed(autojump_clock: MockClock, scripted: ScriptedServer) -> None:
     """A start that nobody waits for keeps nothing, and its events are still seen by all readers."""
 
     async def slow(visit: Visit) -> None:
@@ -855,7 +859,7 @@ async def test_a_cancelled_start_is_not_followed(scripted: ScriptedServer) -> No
         assert [(await anext(events)).type for _ in range(2)] == ["user_message", "agent_completed"]
 
 
-async def test_inputs_are_answered(scripted: ScriptedServer) -> None:
+async def test_inputs_are_answered(autojump_clock: MockClock, scripted: ScriptedServer) -> None:
     """An answer and a refusal to answer go out under the input's id."""
     said = []
 

@@ -8,7 +8,8 @@ import attrs
 import trio
 
 from netra_ws.errors import StoreError
-from netra_ws.pages.sources import STUCK_S, Sources, memory_bytes
+from netra_ws.measures import memory_bytes
+from netra_ws.pages.sources import STUCK_S, Sources
 from netra_ws.wire.head import Head, Reply, json_reply
 
 #: Seconds for a round trip to the store.

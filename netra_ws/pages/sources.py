@@ -48,12 +48,3 @@ class Sources:
     stalls: Histogram
     clock: Callable[[], float] = time.time
     started_at: float = attrs.field(factory=time.time)
-
-
-def memory_bytes() -> int:
-    """Return the resident memory of this process; 0 where the system does not tell."""
-    try:
-        with open("/proc/self/statm", "rb") as file:  # noqa: PTH123  (read at every probe)
-            return int(file.read().split()[1]) * 4096
-    except (OSError, IndexError, ValueError):
-        return 0

@@ -11,7 +11,8 @@ import trio
 from netra_ws.contexts.connection import Connection
 from netra_ws.contexts.context import UserContext
 from netra_ws.errors import Refused
-from netra_ws.pages.sources import Sources, memory_bytes
+from netra_ws.measures import memory_bytes
+from netra_ws.pages.sources import Sources
 from netra_ws.wire.head import Head, Reply, json_reply
 
 _FRESH = (("Cache-Control", "no-store"),)

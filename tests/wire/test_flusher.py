@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import AsyncIterator
 
 import attrs
 import pytest
@@ -33,11 +34,13 @@ class Stream:
 
 
 @pytest.fixture
-async def flusher(nursery: trio.Nursery) -> Flusher:
-    flusher = Flusher()
-    nursery.start_soon(flusher.run)
-    await wait_all_tasks_blocked()
-    return flusher
+async def flusher() -> AsyncIterator[Flusher]:
+    async with trio.open_nursery() as nursery:
+        flusher = Flusher()
+        nursery.start_soon(flusher.run)
+        await wait_all_tasks_blocked()
+        yield flusher
+        nursery.cancel_scope.cancel()
 
 
 async def test_streams_are_flushed_once_for_all_that_happened_in_a_pass(flusher: Flusher) -> None:

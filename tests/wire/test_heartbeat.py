@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import AsyncIterator
 
 import attrs
 import pytest
@@ -65,10 +66,12 @@ class Seat:
 
 
 @pytest.fixture
-async def heartbeat(autojump_clock: MockClock, nursery: trio.Nursery) -> Heartbeat:
-    heartbeat = Heartbeat(interval_s=25.0, timeout_s=8.0, expiry_grace_s=25.0)
-    nursery.start_soon(heartbeat.run)
-    return heartbeat
+async def heartbeat(autojump_clock: MockClock) -> AsyncIterator[Heartbeat]:
+    async with trio.open_nursery() as nursery:
+        heartbeat = Heartbeat(interval_s=25.0, timeout_s=8.0, expiry_grace_s=25.0)
+        nursery.start_soon(heartbeat.run)
+        yield heartbeat
+        nursery.cancel_scope.cancel()
 
 
 def until(seconds: float | None) -> Identity:

@@ -513,6 +513,7 @@ function sizeWords(bytes) {
 // Scrolling and the drawer
 
 let followed = true; // whether the end was in view when somebody last scrolled
+let roomSeen = 0; // height for which that was found
 
 function atEnd() {
   const box = $("scroller");
@@ -522,6 +523,7 @@ function atEnd() {
 function toEnd() {
   $("scroller").scrollTop = $("scroller").scrollHeight;
   $("to-latest").hidden = true;
+  followed = true;
 }
 
 function openDrawer() {
@@ -606,11 +608,15 @@ $("composer").addEventListener("keydown", (event) => {
   submit();
 });
 $("scroller").addEventListener("scroll", () => {
+  if ($("scroller").clientHeight !== roomSeen) return; // the observer below comes next
   followed = atEnd();
   if (followed) $("to-latest").hidden = true;
 }, { passive: true });
 // A phone's keyboard, a turned phone or a longer question take room away from the end that is being read.
-new ResizeObserver(() => followed && toEnd()).observe($("scroller"));
+new ResizeObserver(() => {
+  roomSeen = $("scroller").clientHeight;
+  if (followed) toEnd();
+}).observe($("scroller"));
 document.addEventListener("keydown", (event) => {
   if (event.key !== "Escape" || event.isComposing || document.querySelector("dialog[open]")) return;
   if (!closeDrawer()) conversation?.activeRuns.at(-1)?.stop();

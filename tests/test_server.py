@@ -1,0 +1,172 @@
+"""The composition: what can be wrong at a start, one's own rule for who comes in, and a second server."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import trio
+import trio.testing
+
+from netra_ws import ConfigError, Identity, Refused, StoreError, open_server
+from netra_ws.errors import StoreLeased
+from netra_ws.settings import Settings
+from netra_ws.wire.head import Head
+
+from .conftest import StartServer
+from .kit import Client, connect, dial, http, raw, settings, token, upgrade
+
+
+async def test_settings_that_cannot_be_served() -> None:
+    """Everything that is wrong with the settings is one ConfigError, before anything is opened."""
+    bad = Settings.make({"server.workers": 2, "backplane.url": "redis://localhost"}, environment="production")
+    with pytest.raises(ConfigError) as error:
+        async with open_server(bad):
+            pass
+    lines = str(error.value).splitlines()
+    for name in ("server.workers", "backplane.url", "auth.secret", "origins"):
+        assert any(name in line for line in lines), name
+
+
+async def test_an_unknown_default_agent() -> None:
+    """A default agent that is not there stops the start."""
+    with pytest.raises(ConfigError, match=r"agents\.default"):
+        async with open_server(settings(agents__default="nobody")):
+            pass
+
+
+async def test_a_second_server_on_one_store(tmp_path: Path) -> None:
+    """A second server on the same SQLite file fails with one clear line; the first is not disturbed."""
+    mine = settings(store__url=f"sqlite:///{tmp_path / 'a.db'}")
+    async with open_server(mine) as first:
+        with pytest.raises(StoreLeased) as error:
+            async with open_server(mine):
+                pass
+        assert "\n" not in str(error.value)
+        async with connect(first) as client:
+            assert (await client.ask("chat", content="x", agent="echo"))["type"] == "ack"
+    async with open_server(mine) as again:  # given back at the end
+        assert again.port
+
+
+async def test_a_store_that_cannot_be_opened(tmp_path: Path) -> None:
+    """A store that cannot be opened is a StoreError, and the port is free again."""
+    file = tmp_path / "not.db"
+    file.write_text("this is no database " * 100)
+    with pytest.raises(StoreError):
+        async with open_server(settings(store__url=f"sqlite:///{file}")):
+            pass
+
+
+async def test_a_port_in_use() -> None:
+    """A port in use is an OSError that is not wrapped."""
+    async with open_server(settings()) as first:
+        with pytest.raises(OSError, match="in use"):
+            async with open_server(settings(server__port=first.port)):
+                pass
+
+
+async def test_an_error_of_the_program_is_its_own() -> None:
+    """An exception in the program's block comes out as it is, after the server has ended."""
+    with pytest.raises(ZeroDivisionError):
+        async with open_server(settings()) as server:
+            _ = 1 / 0
+    with pytest.raises(ConnectionRefusedError):
+        await dial(server)
+
+
+async def test_ones_own_rule(server: StartServer) -> None:
+    """authenticate replaces tokens; it may refuse with any HTTP answer, and failed attempts count."""
+
+    async def by_cookie(head: Head) -> Identity:
+        cookie = head.get(b"cookie")
+        if cookie != b"session=good":
+            raise Refused(401, "NO_SESSION", "Sign in first.")
+        return Identity("from-cookie")
+
+    running = await server(authenticate=by_cookie)
+    async with raw(running) as client:
+        await client.open(upgrade(headers=[("cookie", "session=good")]))
+        assert client.welcome["user_id"] == "from-cookie"
+    async with raw(running) as client:
+        await client.send_bytes(upgrade(headers=[("cookie", "session=bad")]))
+        answer = await client.read_answer()
+        assert (answer.status, answer.json()["code"]) == (401, "NO_SESSION")
+
+
+async def test_above_the_memory_mark(server: StartServer) -> None:
+    """Above limits.memory_high_mb new connections and /ready get 503; pages still answer."""
+    running = await server(limits__memory_high_mb=1)
+    async with raw(running) as client:
+        await client.send_bytes(upgrade(bearer=token()))
+        answer = await client.read_answer()
+        assert (answer.status, answer.json()["code"]) == (503, "OVERLOADED")
+    assert (await http(running, "/ready")).status == 503
+    assert (await http(running, "/health")).json()["status"] == "degraded"
+
+
+async def test_tasks_and_maps_return(server: StartServer) -> None:
+    """After connects, runs and cancels of many users the task tree and the maps are what they were."""
+    running = await server()
+
+    async def visit(user: str) -> None:
+        async with connect(running, user) as client:
+            ack = await client.ask("chat", content="x", agent="echo")
+            await client.ask("stop_agent", run_id=ack["run_id"])
+            if user.endswith("3"):
+                client.reset()
+            else:
+                await client.finish()
+
+    await visit("warm-up")
+    await _quiet(running)
+    before = trio.lowlevel.current_statistics().tasks_living
+    async with trio.open_nursery() as nursery:
+        for number in range(60):
+            nursery.start_soon(visit, f"user-{number}")
+    await _quiet(running)
+    assert trio.lowlevel.current_statistics().tasks_living == before
+    assert running.registry.seats == 0
+    assert all(not stream.statistics().readers for stream in running.streams)
+
+
+async def _quiet(running: object) -> None:
+    with trio.fail_after(10):
+        while list(running.registry) or running.registry.seats:  # type: ignore[attr-defined]
+            await trio.sleep(0.01)
+        for _ in range(5):
+            await trio.sleep(0.01)
+
+
+def test_start_and_import_are_quick() -> None:
+    """Importing takes none of the heavy parts; the figures are printed, and asserted nowhere."""
+    code = "import time; t = time.perf_counter(); import netra_ws; print(time.perf_counter() - t)"
+    took = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=30)
+    print(f"import netra_ws: {float(took.stdout) * 1000:.0f} ms")
+    began = time.perf_counter()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "netra_ws", "--port", "0", "--store", "memory:"],
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "NETRA_WS_ENVIRONMENT": "testing", "NETRA_WS_AUTH_SECRET": "x" * 32},
+    )
+    assert process.stderr is not None
+    with process.stderr:
+        assert process.stderr.readline().startswith("Listening on http://127.0.0.1:")
+        print(f"start until listening: {time.perf_counter() - began:.2f} s")
+        process.terminate()
+        process.wait(10)
+    assert process.returncode == 0
+
+
+async def test_clients_of_the_kit_are_strict() -> None:
+    """The kit's client fails on a frame that a server must not send, so the tests above mean something."""
+    ours, theirs = trio.testing.memory_stream_pair()
+    client = Client(ours)
+    await theirs.send_all(b"\x81\x85....hello")
+    with pytest.raises(AssertionError, match="mask"):
+        await client.receive_frame()
