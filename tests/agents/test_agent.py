@@ -45,7 +45,7 @@ async def two_arguments(run: Run, more: int) -> None: ...
 @pytest.mark.parametrize("agent", [not_async, no_argument, two_arguments, Callable, 5, None, "text", lambda run: None])
 def test_what_cannot(agent: Any) -> None:
     """Anything else is refused when the server starts, with one line that names the agent."""
-    with pytest.raises(ConfigError, match="^agent a: expected") as error:
+    with pytest.raises(ConfigError, match=r"^agent a: expected") as error:
         check_agent("a", agent)
     assert "\n" not in str(error.value)
 
@@ -54,9 +54,7 @@ def test_what_cannot(agent: Any) -> None:
 def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """A module of somebody's own, importable."""
     (tmp_path / "my_agents.py").write_text(
-        "async def one(run): return 1\n"
-        "class holder:\n    @staticmethod\n    async def two(run): return 2\n"
-        "number = 5\n"
+        "async def one(run): return 1\nclass holder:\n    @staticmethod\n    async def two(run): return 2\nnumber = 5\n"
     )
     (tmp_path / "broken_agents.py").write_text("import no_such_module_at_all\n")
     monkeypatch.syspath_prepend(str(tmp_path))

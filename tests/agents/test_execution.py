@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import subprocess
@@ -222,10 +223,8 @@ async def test_swallowed_cancels_come_again(autojump_clock: trio.testing.MockClo
 
     async def stubborn(run: Run) -> str:
         for _ in range(5):
-            try:
+            with contextlib.suppress(trio.Cancelled):
                 await trio.sleep_forever()
-            except trio.Cancelled:
-                pass
         return "gave in"
 
     async with open_session({"stubborn": stubborn}) as (_, session):
@@ -469,7 +468,7 @@ async def test_stop_after_step(autojump_clock: trio.testing.MockClock) -> None:
                 await trio.sleep(1)
                 steps.append(name)
 
-    async with open_session({"agent": agent}) as (server, session):
+    async with open_session({"agent": agent}) as (_, session):
         handle = await session.start("x", agent="agent")
         await trio.sleep(0.5)
         session.context.runs[handle.run_id].cancel_after_step()

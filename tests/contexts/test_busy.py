@@ -76,7 +76,8 @@ async def test_enqueue_keeps_the_order(server: StartServer) -> None:
         assert positions == [(second["run_id"], 1), (third["run_id"], 2)]
         started = [e for e in heard if e["type"] == "agent_started"]
         assert [e["trigger"] for e in started] == ["message", "queue", "queue"]
-        assert [e["final_response"] for e in heard if e["type"] == "agent_completed"] == ["done one", "done two", "done three"]
+        ends = [e["final_response"] for e in heard if e["type"] == "agent_completed"]
+        assert ends == ["done one", "done two", "done three"]
 
 
 async def test_the_queue_has_a_bound(server: StartServer) -> None:

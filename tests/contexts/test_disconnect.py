@@ -183,7 +183,7 @@ async def test_operator_may_forbid_continue(server: StartServer) -> None:
 
 
 async def test_shutdown_closes_everything_in_order(server: StartServer) -> None:
-    """A drain tells clients, refuses new runs, cancels what does not end, and closes with 1012 behind the last event."""
+    """A drain tells clients, refuses new runs, cancels what is left, and closes with 1012 behind the last event."""
 
     async def forever(run: Run) -> None:
         await trio.sleep_forever()

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from netra_ws.protocol.codec import read_server
 from netra_ws.testing import check_run
 
 from ..conftest import StartServer
-from ..kit import SECRET, Client, Ended, connect, token
+from ..kit import SECRET, Client, Ended, connect
 
 
 async def storyteller(run: Run) -> str:
@@ -319,5 +318,3 @@ async def test_a_restart_keeps_threads_and_messages(server: StartServer, tmp_pat
         live = await client.until("agent_completed")
         assert live[-1]["seq"] > seen[-1]["seq"]
         assert ack["run_id"] not in [run["run_id"] for run in client.welcome["active_runs"]]
-
-

@@ -66,7 +66,7 @@ class Seat:
 
 
 @pytest.fixture
-async def heartbeat(autojump_clock: MockClock) -> AsyncIterator[Heartbeat]:
+async def heartbeat() -> AsyncIterator[Heartbeat]:
     async with trio.open_nursery() as nursery:
         heartbeat = Heartbeat(interval_s=25.0, timeout_s=8.0, expiry_grace_s=25.0)
         nursery.start_soon(heartbeat.run)
@@ -78,7 +78,7 @@ def until(seconds: float | None) -> Identity:
     return Identity("ada", expires_at=None if seconds is None else START + seconds)
 
 
-async def test_a_client_that_answers_is_pinged_each_interval(heartbeat: Heartbeat) -> None:
+async def test_a_client_that_answers_is_pinged_each_interval(heartbeat: Heartbeat, autojump_clock: MockClock) -> None:
     """Pings come every interval, and their round trip is kept."""
     seat, wire = Seat(until(None)), Wire()
     began = trio.current_time()
@@ -90,7 +90,7 @@ async def test_a_client_that_answers_is_pinged_each_interval(heartbeat: Heartbea
     assert not seat.shut_with
 
 
-async def test_a_client_that_says_nothing_is_closed_with_4001(heartbeat: Heartbeat) -> None:
+async def test_a_client_that_says_nothing_is_closed_with_4001(heartbeat: Heartbeat, autojump_clock: MockClock) -> None:
     """Silence for the timeout after a ping ends the connection, and its entry."""
     seat, wire = Seat(until(None)), Wire(answers=False)
     began = trio.current_time()
@@ -100,7 +100,7 @@ async def test_a_client_that_says_nothing_is_closed_with_4001(heartbeat: Heartbe
     assert len(heartbeat) == 0
 
 
-async def test_anything_said_is_a_sign_of_life(heartbeat: Heartbeat) -> None:
+async def test_anything_said_is_a_sign_of_life(heartbeat: Heartbeat, autojump_clock: MockClock) -> None:
     """A client that talks but sends no pong stays."""
     seat, wire = Seat(until(None)), Wire(answers=False)
     heartbeat.watch(seat, wire)  # type: ignore[arg-type]
@@ -110,7 +110,7 @@ async def test_anything_said_is_a_sign_of_life(heartbeat: Heartbeat) -> None:
     assert not seat.shut_with
 
 
-async def test_the_end_of_a_token_is_announced_and_then_enforced(heartbeat: Heartbeat) -> None:
+async def test_the_end_of_a_token_is_announced_and_then_enforced(heartbeat: Heartbeat, autojump_clock: MockClock) -> None:
     """The warning comes 60 s before the end, the close after the grace."""
     seat, wire = Seat(until(trio.current_time() + 100)), Wire()
     began = trio.current_time()
@@ -124,7 +124,7 @@ async def test_the_end_of_a_token_is_announced_and_then_enforced(heartbeat: Hear
     assert len(heartbeat) == 0
 
 
-async def test_a_token_that_ends_soon_is_announced_at_once(heartbeat: Heartbeat) -> None:
+async def test_a_token_that_ends_soon_is_announced_at_once(heartbeat: Heartbeat, autojump_clock: MockClock) -> None:
     """A client that comes with less than 60 s left is told right away, once."""
     seat, wire = Seat(until(trio.current_time() + 10)), Wire()
     heartbeat.watch(seat, wire)  # type: ignore[arg-type]
@@ -135,7 +135,7 @@ async def test_a_token_that_ends_soon_is_announced_at_once(heartbeat: Heartbeat)
     assert not seat.shut_with
 
 
-async def test_a_renewed_token_moves_the_end(heartbeat: Heartbeat) -> None:
+async def test_a_renewed_token_moves_the_end(heartbeat: Heartbeat, autojump_clock: MockClock) -> None:
     """A client that brings a new token in time is neither closed nor warned of the old one, but of the new one."""
     began = trio.current_time()
     seat, wire = Seat(until(began + 100)), Wire()
@@ -147,7 +147,7 @@ async def test_a_renewed_token_moves_the_end(heartbeat: Heartbeat) -> None:
     assert not seat.shut_with
 
 
-async def test_ended_connections_are_forgotten_within_an_interval(heartbeat: Heartbeat) -> None:
+async def test_ended_connections_are_forgotten_within_an_interval(heartbeat: Heartbeat, autojump_clock: MockClock) -> None:
     """However long their tokens are good for, connections that ended leave nothing behind."""
     for number in range(1000):
         wire = Wire()
