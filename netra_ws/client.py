@@ -421,9 +421,9 @@ class Session:
             error = exc
         finally:
             self._book.end(error)
-            self._enter(SessionState.CLOSED, reason=str(error or ""), error=error)
-            self._opened.set()
             self._over.set()
+            self._enter(SessionState.CLOSED, reason=str(error or ""), error=error)
+        self._opened.set()
 
     async def _keep_connected(self) -> None:
         renewed = False
@@ -692,7 +692,7 @@ async def connect(
     """
     session = Session(Address.parse(url), token, policy, ssl_context, on_state or (lambda change: None))
     session.begin(position, thread_id)
-    raised: BaseException | None = None
+    raised: Exception | None = None
     failure: BaseException | None = None
     # Shielded, so that a program that is cancelled can still say goodbye.
     background = trio.CancelScope(shield=True)
@@ -707,16 +707,16 @@ async def connect(
             try:
                 await session.opened()
                 yield session
-            except BaseException as exc:
+            except Exception as exc:  # of the block; raised outside, so that nobody has to look into a group
                 raised = exc
-                raise
             finally:
                 await session.leave()
                 background.cancel()
     except BaseExceptionGroup as group:
         failure = group
-        # Nobody has to look into a group for one error; a group of the block's own stays one.
-        while isinstance(failure, BaseExceptionGroup) and failure is not raised and len(failure.exceptions) == 1:
+        while isinstance(failure, BaseExceptionGroup) and len(failure.exceptions) == 1:
             failure = failure.exceptions[0]
-    if failure is not None:
-        raise failure
+    if raised is not None and failure is not None:
+        raise BaseExceptionGroup("the block and the session failed", [raised, failure])
+    if (error := raised or failure) is not None:
+        raise error

@@ -22,6 +22,7 @@ from netra_ws.agents.agent import Agent, collect_agents
 from netra_ws.agents.builtin.assistant import make_assistant
 from netra_ws.agents.builtin.echo import echo
 from netra_ws.agents.request import RunPolicy
+from netra_ws.agents.watchdog import Watchdog
 from netra_ws.contexts.embedding import UserSession
 from netra_ws.contexts.policy import ContextPolicy
 from netra_ws.contexts.registry import Registry
@@ -52,8 +53,6 @@ RUN_THREADS = 40
 LISTEN_BACKLOG = 4096
 #: Seconds for the last events to be committed when the server ends.
 FLUSH_S = 10.0
-#: Seconds between two looks at how late the event loop is.
-PULSE_S = 0.25
 DAY_S = 86_400.0
 
 
@@ -209,7 +208,7 @@ async def _rooms(
     policy = _context_policy(settings, agents)
     admission = _admission(settings)
     store = make_store(settings.store.url, durability=_durability(settings))
-    commit, stalls = Histogram(), Histogram()
+    commit, watchdog = Histogram(), Watchdog()
     recorder = Recorder(store, settings.history.retention_days * DAY_S, clock=time.time, on_commit=commit.observe)
     streams = Streams(store, recorder, time.time, settings.history.ring_events, settings.history.ring_bytes)
     registry = Registry(policy, streams, Ledger(store))
@@ -220,7 +219,7 @@ async def _rooms(
     admit = _admit(admission, authenticate, None if high is None else high * 2**20)
     door = Door(wiring, registry, admit, pages, settings.timing.handshake_s, settings.environment == "testing")
     server = Server(settings, registry, streams, recorder, store, wiring, door)
-    pages |= _pages(server, admission, commit, stalls)
+    pages |= _pages(server, admission, commit, watchdog.late)
 
     async with contextlib.AsyncExitStack() as stack:
         listeners = await _listen(settings)
@@ -233,9 +232,8 @@ async def _rooms(
             below.start_soon(recorder.run, streams)
             await close_lost_runs(store, streams, recorder)
             async with trio.open_nursery() as nursery:
-                for task in (wiring.flusher.run, heartbeat.run):
+                for task in (wiring.flusher.run, heartbeat.run, watchdog.run):
                     nursery.start_soon(task)
-                nursery.start_soon(_pulse, stalls)
                 await nursery.start(registry.run)
                 await nursery.start(door.run, listeners)
                 try:
@@ -416,11 +414,3 @@ def _public_config(settings: Settings, policy: ContextPolicy) -> dict[str, Any]:
         "agents": sorted(policy.agents),
         "features": {"resume": True, "threads": True, "search": True, "console": settings.server.console},
     }
-
-
-async def _pulse(stalls: Histogram) -> None:
-    """Measure how late the event loop is."""
-    while True:
-        due = trio.current_time() + PULSE_S
-        await trio.sleep_until(due)
-        stalls.observe(max(0.0, trio.current_time() - due))

@@ -35,6 +35,20 @@ async def brief(run: Run) -> str:
     return run.said
 
 
+async def patient(run: Run) -> str:
+    """Say one word in one tool, and wait for the file that the text names, for at most twenty seconds."""
+    await run.think("Waiting for a file")
+    async with run.tool("wait", minutes=1) as call:
+        await run.say("waiting ")
+        await call.progress(0.5, "half of it")
+        with trio.move_on_after(20):
+            while not await trio.Path(run.text).exists():
+                await trio.sleep(0.02)
+        call.results = {"found": True}
+    await run.say("found")
+    return run.said
+
+
 async def markup(run: Run) -> str:
     """Put markup into everything that an agent can say."""
     await run.think(MARKUP)

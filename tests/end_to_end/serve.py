@@ -19,6 +19,7 @@ EXTRA = {
     "brief": agents.brief,
     "broken": agents.broken,
     "markup": agents.markup,
+    "patient": agents.patient,
     "slow": agents.slow,
 }
 

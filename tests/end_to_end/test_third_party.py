@@ -161,13 +161,13 @@ async def test_trio_websocket(server: ServerProcess) -> None:
 
 
 @pytest.fixture(scope="module")
-def modules(pytestconfig: pytest.Config) -> Path:
+def modules(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which Node.js finds the package ws; it is fetched once and kept in pytest's cache."""
     npm = shutil.which("npm")
     if npm is None or shutil.which("node") is None:
         missing("Node.js with npm")
-    assert pytestconfig.cache is not None
-    folder = pytestconfig.cache.mkdir("node")
+    cache = getattr(pytestconfig, "cache", None)  # may be switched off
+    folder = tmp_path_factory.mktemp("node") if cache is None else cache.mkdir("node")
     shutil.copy(HERE / "package.json", folder)
     if not (folder / "node_modules" / "ws").is_dir():
         install = [npm, "install", "--no-package-lock", "--no-audit", "--no-fund", "--ignore-scripts"]

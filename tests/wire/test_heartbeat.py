@@ -110,7 +110,9 @@ async def test_anything_said_is_a_sign_of_life(heartbeat: Heartbeat, autojump_cl
     assert not seat.shut_with
 
 
-async def test_the_end_of_a_token_is_announced_and_then_enforced(heartbeat: Heartbeat, autojump_clock: MockClock) -> None:
+async def test_the_end_of_a_token_is_announced_and_then_enforced(
+    heartbeat: Heartbeat, autojump_clock: MockClock
+) -> None:
     """The warning comes 60 s before the end, the close after the grace."""
     seat, wire = Seat(until(trio.current_time() + 100)), Wire()
     began = trio.current_time()
@@ -147,7 +149,9 @@ async def test_a_renewed_token_moves_the_end(heartbeat: Heartbeat, autojump_cloc
     assert not seat.shut_with
 
 
-async def test_ended_connections_are_forgotten_within_an_interval(heartbeat: Heartbeat, autojump_clock: MockClock) -> None:
+async def test_ended_connections_are_forgotten_within_an_interval(
+    heartbeat: Heartbeat, autojump_clock: MockClock
+) -> None:
     """However long their tokens are good for, connections that ended leave nothing behind."""
     for number in range(1000):
         wire = Wire()

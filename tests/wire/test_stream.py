@@ -146,7 +146,7 @@ async def test_what_the_library_reads_first_is_the_upgrade_then_what_came_with_i
 @pytest.mark.parametrize("size", [10, 1000, 70_000])
 async def test_a_full_socket_loses_and_doubles_nothing(size: int, bench: Bench) -> None:
     """What a socket does not take at once follows later, byte for byte, and the flusher gets the socket back."""
-    frames = numbered(2_000_000 // size, size)
+    frames = numbered(min(20_000, 2_000_000 // size), size)
     expected = b"".join(frames)
     stream, client = bench.on_socket(Frames(list(frames)), send_buffer=4096)
     await stream.send_all(ANSWER_101)
