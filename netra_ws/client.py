@@ -24,8 +24,9 @@ import logging
 import random
 import re
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any, TypeVar, cast
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
@@ -165,10 +166,10 @@ class Address:
 
 
 @attrs.define(eq=False)
-class _Tap(trio.abc.Stream):
-    """A stream that remembers when it heard something, and that it heard its end.
+class _Tap:
+    """What trio-websocket uses of a stream; remembers when it heard something, and that it heard its end.
 
-    trio-websocket waits for ever when a connection ends in the middle of its handshake.
+    trio-websocket itself waits for ever when a connection ends in the middle of its handshake.
     """
 
     inner: trio.abc.Stream
@@ -176,28 +177,27 @@ class _Tap(trio.abc.Stream):
     ended: trio.Event = attrs.field(factory=trio.Event)
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
-        try:
+        with self._noticing():
             piece = await self.inner.receive_some(max_bytes)
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
-            self.ended.set()
-            raise
         self.heard_at = trio.current_time()
         if not piece:
             self.ended.set()
         return piece
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        try:
+        with self._noticing():
             await self.inner.send_all(data)
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
-            self.ended.set()
-            raise
-
-    async def wait_send_all_might_not_block(self) -> None:
-        await self.inner.wait_send_all_might_not_block()
 
     async def aclose(self) -> None:
         await self.inner.aclose()
+
+    @contextmanager
+    def _noticing(self) -> Iterator[None]:
+        try:
+            yield
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            self.ended.set()
+            raise
 
 
 @attrs.define(eq=False)
@@ -218,7 +218,9 @@ class Session:
     _opened: trio.Event = attrs.field(factory=trio.Event)
     _over: trio.Event = attrs.field(factory=trio.Event)
     _slots: trio.Semaphore = attrs.field(factory=lambda: trio.Semaphore(MAX_PENDING))
-    _outbox: trio.MemorySendChannel[Pending] | None = None
+    _unsent: deque[Pending] | None = None  # None without a connection
+    _more: trio.Event = attrs.field(factory=trio.Event)
+    _early: EventQueue | None = None
 
     def __attrs_post_init__(self) -> None:
         self._book = Conversation(self._policy.queue_limit, self.stop)
@@ -227,6 +229,9 @@ class Session:
         """Go on from what an earlier session knew; before ``run``."""
         self._book.position = position
         self._book.thread_id = thread_id
+        if position is not None:
+            # What is replayed may come before the program has had a chance to ask for it.
+            self._early = self._book.events(QUEUE_LIMIT, "reset")
 
     # What there is to know.
 
@@ -258,10 +263,15 @@ class Session:
     def events(self, *, limit: int = QUEUE_LIMIT, policy: Policy = "reset") -> EventQueue:
         """Return every numbered event of this user from now on, for ``async for``.
 
+        The first queue of a session that was given a position begins right behind that position.
         A ``stream_reset`` among them says that some are missing: reload what you show (``history``).
         The queue is let go when nobody holds it.
         """
-        return self._book.events(limit, policy)
+        queue, self._early = self._early, None
+        if queue is None:
+            return self._book.events(limit, policy)
+        queue.limit, queue.policy = limit, policy
+        return queue
 
     # What there is to say. Each waits for its answer; every one may raise the errors of ``command``.
 
@@ -371,23 +381,19 @@ class Session:
             async with self._slots:
                 pending = self._book.ask(command)
                 try:
-                    self._post(pending)
+                    if self._unsent is not None:
+                        self._unsent.append(pending)
+                        self._more.set()
                     await pending.done.wait()
                 finally:
                     self._book.forget(pending)
+                    if self._unsent is not None and pending in self._unsent:
+                        self._unsent.remove(pending)
                 if pending.error is not None:
                     raise pending.error
                 assert pending.heard is not None
                 return pending, pending.heard
         raise CommandFailed("TIMEOUT", f"no answer to {command.type} in {self._policy.command_s:g} s", retryable=True)
-
-    def _post(self, pending: Pending) -> None:
-        """Give a command to the connection; without one it is sent when there is one."""
-        if self._outbox is not None:
-            try:
-                self._outbox.send_nowait(pending)
-            except trio.WouldBlock:
-                raise CommandFailed("BUSY", "the connection takes nothing more", retryable=True) from None
 
     # Staying connected.
 
@@ -405,7 +411,7 @@ class Session:
     async def leave(self) -> None:
         """Say goodbye and wait until the connection is closed, at most ``close_s`` seconds."""
         self._leaving = True
-        if self._outbox is None:
+        if self._unsent is None:
             return
         with trio.move_on_after(self._policy.close_s, shield=True), contextlib.suppress(SessionError):
             await self.command(say.Disconnect())
@@ -467,7 +473,7 @@ class Session:
         except* (OSError, trio.BrokenResourceError, LocalProtocolError, RemoteProtocolError, UnicodeError) as group:
             ended = Ended(reason=str(_first(group)) or "the connection was lost")
         opened_at, self._opened_at = self._opened_at, None
-        self._outbox = None
+        self._unsent = None
         if opened_at is not None:
             now = trio.current_time()
             self._give_up_at = now + self._policy.patience_s
@@ -510,7 +516,7 @@ class Session:
             return await self._listen(socket, nursery)
         finally:
             if tap is not None:
-                await trio.aclose_forcefully(tap)
+                await trio.aclose_forcefully(tap.inner)
 
     async def _open_stream(self) -> trio.abc.Stream:
         address = self._address
@@ -564,22 +570,19 @@ class Session:
         self, socket: WebSocketConnection, welcome: ConnectionEstablished, resuming: bool, nursery: trio.Nursery
     ) -> None:
         self._opened_at = trio.current_time()
-        self._outbox, outbox = trio.open_memory_channel[Pending](2 * MAX_PENDING)
-        for pending in self._book.welcomed(welcome, resuming=resuming):
-            self._outbox.send_nowait(pending)
-        nursery.start_soon(self._speak, socket, outbox)
+        self._unsent = deque(self._book.welcomed(welcome, resuming=resuming))
+        nursery.start_soon(self._speak, socket, self._unsent)
         self._enter(SessionState.OPEN, welcome=welcome)
         self._opened.set()
 
-    async def _speak(self, socket: WebSocketConnection, outbox: trio.MemoryReceiveChannel[Pending]) -> None:
+    async def _speak(self, socket: WebSocketConnection, unsent: deque[Pending]) -> None:
         """Send commands. One task alone: a send that is cancelled halfway leaves a torn frame."""
-        async for pending in outbox:
-            if pending.id not in self._book.pending:
-                continue  # nobody waits for it any more
-            try:
-                await socket.send_message(pending.text)
-            except ConnectionClosed:
-                return  # the listener hears of it, too
+        with contextlib.suppress(ConnectionClosed):  # the listener hears of it, too
+            while True:
+                while unsent:
+                    await socket.send_message(unsent.popleft().text)
+                self._more = trio.Event()
+                await self._more.wait()
 
     async def _listen(self, socket: WebSocketConnection, nursery: trio.Nursery) -> Ended:
         while True:
@@ -587,13 +590,15 @@ class Session:
                 heard = _read(await socket.get_message())
             except ConnectionClosed as closed:
                 return _closed(closed)
-            if heard is None:
-                continue
-            self._book.hear(heard)
-            if isinstance(heard.message, AuthExpiring) and callable(self._token):
-                nursery.start_soon(self._renew)
-            elif isinstance(heard.message, ConnectionWarning | Error) and heard.reply_to is None:
-                logger.warning("the server says %s: %s", heard.message.code, heard.message.error)
+            if heard is not None:
+                self._book.hear(heard)
+                self._notice(heard, nursery)
+
+    def _notice(self, heard: Heard, nursery: trio.Nursery) -> None:
+        if isinstance(heard.message, AuthExpiring) and callable(self._token):
+            nursery.start_soon(self._renew)
+        elif isinstance(heard.message, ConnectionWarning | Error) and heard.reply_to is None:
+            logger.warning("the server says %s: %s", heard.message.code, heard.message.error)
 
     async def _renew(self) -> None:
         """Give the server a new token; where that fails, the next connection brings it."""
@@ -633,9 +638,8 @@ def _read(message: str | bytes) -> Heard | None:
 
 
 def _closed(closed: ConnectionClosed) -> Ended:
-    if closed.reason is None:
-        return Ended(reason="the connection was lost")
-    return Ended(reason=closed.reason.reason or f"closed with {closed.reason.code}", code=closed.reason.code)
+    code, text = (1006, None) if closed.reason is None else (closed.reason.code, closed.reason.reason)
+    return Ended(reason=text or f"closed with {code}", code=code)
 
 
 def _rejection(rejected: ConnectionRejected) -> Ended:

@@ -258,10 +258,9 @@ class Run:
 
     def lose(self, error: SessionError) -> None:
         """Say that nothing more can be heard of this run (for the session)."""
-        if not self._done.is_set():
-            self._error = error
-            self._events.end(error)
-            self._done.set()
+        self._error = error
+        self._events.end(error)
+        self._done.set()
 
 
 @attrs.define(eq=False)
@@ -328,12 +327,10 @@ class Conversation:
         self._count += 1
         command_id = f"{self._prefix}-{self._count}"
         text = encode_command(attrs.evolve(command, id=CommandId(command_id)))
-        if self.welcome is not None:
-            limit, size = self.welcome.limits.max_message_bytes, len(text.encode())
-            if size > limit:
-                raise CommandFailed(
-                    "MESSAGE_TOO_BIG", f"{command.type} has {size} bytes, the server takes at most {limit}"
-                )
+        assert self.welcome is not None  # nobody has a session before it
+        limit, size = self.welcome.limits.max_message_bytes, len(text.encode())
+        if size > limit:
+            raise CommandFailed("MESSAGE_TOO_BIG", f"{command.type} has {size} bytes, the server takes at most {limit}")
         pending = self.pending[command_id] = Pending(command_id, command, text)
         return pending
 
@@ -467,8 +464,6 @@ class Conversation:
 
     def end(self, error: SessionError | None) -> None:
         """Close everything: with *error*, or because the user of the session leaves."""
-        if self.closed:
-            return
         self.closed = True
         self.error = error
         told = error or SessionError("the session was closed")

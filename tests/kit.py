@@ -235,7 +235,11 @@ class Client:
         head, _, rest = bytes(self._buffer).partition(b"\r\n\r\n")
         self._buffer[:] = rest
         first, *lines = head.decode("latin-1").split("\r\n")
-        headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
+        headers: dict[str, str] = {}
+        for line in lines:
+            name, _, value = line.partition(": ")
+            before = headers.get(name.lower())
+            headers[name.lower()] = value if before is None else f"{before}, {value}"
         self.answer = Answer(int(first.split(" ")[1]), headers, b"")
         return self.answer
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -133,6 +134,7 @@ async def test_queue_fails() -> None:
     queue = EventQueue(limit=1, policy="fail")
     queue.push(_heard(0))
     queue.push(_heard(1))
+    queue.end()
     assert len(queue) == 0
     with pytest.raises(SessionError, match="more than 1"):
         await anext(queue)
@@ -249,7 +251,7 @@ class ScriptedServer:
 
     async def _play(self, script: Callable[[Visit], Awaitable[None]] | Refuse, stream: trio.abc.Stream) -> None:
         async with trio.open_nursery() as nursery:
-            request = await wrap_server_stream(nursery, stream)  # type: ignore[arg-type]
+            request = await wrap_server_stream(nursery, stream)
             self.tokens.append(dict(request.headers)[b"authorization"].decode().removeprefix("Bearer "))
             if isinstance(script, Refuse):
                 body = script.body
@@ -561,13 +563,13 @@ async def test_going_back(autojump_clock: MockClock, scripted: ScriptedServer) -
 async def test_silence_is_noticed(autojump_clock: MockClock, scripted: ScriptedServer) -> None:
     """When nothing arrives for an interval and a pong's time, and a ping is not answered, the client comes again."""
 
-    async def hang(*_: object) -> bytes:
+    async def hang(*_: object) -> Any:
         await trio.sleep_forever()
-        return b""
 
     async def falls_silent(visit: Visit) -> None:
         await visit.welcome()
-        visit.socket._stream.receive_some = visit.socket._stream.send_all = hang  # type: ignore[method-assign]
+        stream: Any = visit.socket._stream
+        stream.receive_some = stream.send_all = hang
         await trio.sleep(100)
 
     async with connect("http://h", JWT, policy=scripted.policy(falls_silent, idle)) as session:
@@ -577,16 +579,68 @@ async def test_silence_is_noticed(autojump_clock: MockClock, scripted: ScriptedS
 
 
 async def test_signs_of_life_count(autojump_clock: MockClock, scripted: ScriptedServer) -> None:
-    """Anything that arrives keeps a connection, also the answer to a ping of ours."""
+    """Anything that arrives keeps a connection: a ping of the server, and the answer to one of ours."""
 
     async def quiet(visit: Visit) -> None:
         await visit.welcome()
+        for _ in range(10):
+            await visit.socket.ping()
+            await trio.sleep(20)
         await visit.goodbye()
 
     async with connect("http://h", JWT, policy=scripted.policy(quiet)) as session:
         await trio.sleep(1000)
         assert session.state is SessionState.OPEN
     assert len(scripted.times) == 1
+
+
+async def test_garbage_ends_a_connection(autojump_clock: MockClock, scripted: ScriptedServer) -> None:
+    """A server that breaks the WebSocket protocol is left and come back to."""
+
+    async def breaks(visit: Visit) -> None:
+        await visit.welcome()
+        await visit.socket._stream.send_all(b"\xff" * 20)
+        await trio.sleep(100)
+
+    async with connect("http://h", JWT, policy=scripted.policy(breaks, idle)) as session:
+        await trio.sleep(5)
+        assert session.state is SessionState.OPEN
+    assert scripted.times == [0.0, 0.25]
+
+
+async def test_what_was_given_up_is_not_sent(autojump_clock: MockClock, scripted: ScriptedServer) -> None:
+    """A command that was cancelled before it left, behind a server that does not read, never leaves."""
+    streams: list[Any] = []
+    room = trio.Event()
+    real = scripted.open_stream
+
+    async def open_stream(host: str, port: int, context: object) -> trio.abc.Stream:
+        streams.append(await real(host, port, context))
+        return streams[0]
+
+    async def reads(visit: Visit) -> None:
+        await visit.welcome()
+        await visit.command("list_threads")
+        await visit.command("heartbeat")
+        await visit.goodbye()
+
+    policy = attrs.evolve(scripted.policy(reads), open_stream=open_stream)
+    async with connect("http://h", JWT, policy=policy) as session, trio.open_nursery() as nursery:
+        send = streams[0].send_all
+
+        async def send_late(data: bytes) -> None:
+            await room.wait()
+            await send(data)
+
+        streams[0].send_all = send_late
+        nursery.start_soon(session.threads)
+        await trio.testing.wait_all_tasks_blocked()
+        with trio.move_on_after(1):
+            await session.create_thread("given up")
+        nursery.start_soon(session.command, Heartbeat())
+        room.set()
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
 
 
 async def test_nobody_is_there(autojump_clock: MockClock, scripted: ScriptedServer) -> None:
@@ -859,6 +913,135 @@ async def test_a_cancelled_start_is_not_followed(autojump_clock: MockClock, scri
         assert [(await anext(events)).type for _ in range(2)] == ["user_message", "agent_completed"]
 
 
+async def test_an_end_tells_those_who_wait(autojump_clock: MockClock, scripted: ScriptedServer) -> None:
+    """A command that is on its way when the session ends gets the reason; so does a forgotten one's handle."""
+
+    async def kicks(visit: Visit) -> None:
+        await visit.welcome()
+        await visit.command("list_threads")
+        await visit.socket.aclose(4010, "signed out")
+
+    async with connect("http://h", JWT, policy=scripted.policy(kicks)) as session:
+        with pytest.raises(Rejected, match="4010: signed out"):
+            await session.threads()
+        with pytest.raises(Rejected):
+            await session.threads()
+
+
+async def test_waiting_is_told(autojump_clock: MockClock, scripted: ScriptedServer) -> None:
+    """An error that says when to try again says it in its details."""
+
+    async def limits(visit: Visit) -> None:
+        await visit.welcome()
+        command = await visit.command("list_threads")
+        more = {"error": "slow down", "message": "slow down", "retryable": True, "retry_after_s": 1.5}
+        await visit.say(type="error", reply_to=command["id"], code="RATE_LIMITED", **more)
+        await visit.goodbye()
+
+    async with connect("http://h", JWT, policy=scripted.policy(limits)) as session:
+        with pytest.raises(CommandFailed) as caught:
+            await session.threads()
+        assert (caught.value.retryable, caught.value.details) == (True, {"retry_after_s": 1.5})
+
+
+async def test_a_reset_in_between(autojump_clock: MockClock, scripted: ScriptedServer) -> None:
+    """A position that cannot be gone back to gives a reset, and runs that are followed go on."""
+
+    async def resets(visit: Visit) -> None:
+        await visit.welcome()
+        await visit.started(1)
+        await visit.ack(await visit.command("resume"))
+        await visit.say(type="stream_reset", epoch="e", seq=7, reason="ahead")
+        await visit.completed(8)
+        await visit.goodbye()
+
+    async with connect("http://h", JWT, policy=scripted.policy(resets)) as session:
+        run = await session.start("hi")
+        await session.resume(Position(epoch="e", seq=99))
+        assert (await run.result()).success
+        assert session.position == Position(epoch="e", seq=8)
+
+
+async def test_one_of_two_handles_is_given_up(autojump_clock: MockClock, scripted: ScriptedServer) -> None:
+    """A steer that nobody waits for leaves the other handle of the same run in place."""
+
+    async def steers(visit: Visit) -> None:
+        await visit.welcome()
+        await visit.started(1)
+        command = await visit.command("user_message")
+        more = {"message_id": "n", "content": "x", "disposition": "steered", "command_id": command["id"]}
+        await visit.event("user_message", 2, **more)
+        await trio.sleep(5)
+        await visit.completed(3)
+        await visit.goodbye()
+
+    async with connect("http://h", JWT, policy=scripted.policy(steers)) as session:
+        run = await session.start("hi")
+        with trio.move_on_after(1):
+            await session.steer("t", "x")
+        assert (await run.result()).success
+
+
+async def test_an_end_of_a_newer_kind(autojump_clock: MockClock, scripted: ScriptedServer) -> None:
+    """A run's end that this version cannot read ends the run all the same."""
+
+    async def ends(visit: Visit) -> None:
+        await visit.welcome()
+        await visit.started(1)
+        await visit.event("agent_completed", 2, status="enlightened")
+        await visit.goodbye()
+
+    async with connect("http://h", JWT, policy=scripted.policy(ends)) as session:
+        run = await session.start("hi")
+        assert [heard.type async for heard in run] == ["user_message", "agent_completed"]
+        with pytest.raises(SessionError, match="could not be read"):
+            await run.result()
+
+
+async def test_no_new_token_in_time(autojump_clock: MockClock, scripted: ScriptedServer) -> None:
+    """A token function that fails when the token is about to expire does not end the connection."""
+    answers: list[str] = [JWT]
+
+    async def asks(visit: Visit) -> None:
+        await visit.welcome()
+        await visit.say(type="auth_expiring", expires_at=60.0, expires_in_s=60.0)
+        await visit.goodbye()
+
+    async with connect("http://h", answers.pop, policy=scripted.policy(asks)) as session:
+        await trio.sleep(1)
+        assert session.state is SessionState.OPEN
+
+
+async def test_two_failures_are_a_group(autojump_clock: MockClock, scripted: ScriptedServer) -> None:
+    """When the block and a callback both fail, neither error is lost."""
+
+    def fail(change: StateChange) -> None:
+        if change.state is SessionState.CLOSED:
+            raise ZeroDivisionError
+
+    with pytest.raises(BaseExceptionGroup) as caught:
+        async with connect("http://h", JWT, on_state=fail, policy=scripted.policy(idle)):
+            raise KeyError("mine")
+    assert [type(exc) for exc in caught.value.exceptions] == [KeyError, ZeroDivisionError]
+
+
+async def test_a_secure_address(autojump_clock: MockClock, scripted: ScriptedServer) -> None:
+    """Behind https and wss the transport is opened with a context that checks certificates."""
+    contexts: list[Any] = []
+
+    async def open_stream(host: str, port: int, context: ssl.SSLContext | None) -> trio.abc.Stream:
+        contexts.append((host, port, context))
+        raise OSError("away")
+
+    policy = ClientPolicy(connect_s=0.6, random=lambda: 0.5, open_stream=open_stream)
+    with pytest.raises(ConnectionLost):
+        async with connect("https://h", JWT, policy=policy):
+            pytest.fail("it is not open")
+    assert [(host, port) for host, port, _ in contexts] == [("h", 443)] * 2
+    assert contexts[0][2] is contexts[1][2]
+    assert contexts[0][2].verify_mode is ssl.CERT_REQUIRED
+
+
 async def test_inputs_are_answered(autojump_clock: MockClock, scripted: ScriptedServer) -> None:
     """An answer and a refusal to answer go out under the input's id."""
     said = []
@@ -932,7 +1115,7 @@ async def counter(run: AgentRun) -> str:
 
 async def sleeper(run: AgentRun) -> str:
     """Sleep until somebody stops it."""
-    await trio.sleep_forever()
+    await trio.sleep(3600)
     return ""
 
 
@@ -1016,6 +1199,14 @@ async def test_a_bad_token_is_refused() -> None:
                 pytest.fail("it is not open")
 
 
+async def test_a_server_without_tls(nursery: trio.Nursery) -> None:
+    """A server that does not speak TLS is no server for https, and that is told in time."""
+    async with serving() as server:
+        with pytest.raises(ConnectionLost):
+            async with connect(server.url.replace("http", "https"), token(), policy=ClientPolicy(connect_s=0.2)):
+                pytest.fail("it is not open")
+
+
 async def test_cut_connections_lose_and_double_nothing() -> None:
     """Whatever the network does, every numbered event arrives once, in order, and the text is whole."""
     async with serving() as server, trio.open_nursery() as nursery:
@@ -1053,12 +1244,16 @@ async def test_a_position_is_good_for_a_later_session() -> None:
             before = session.position
             await (await session.start("hello", agent="echo")).result()
             last = session.position
+        assert before is not None
         async with connect(server.url, token(), position=before) as session:
-            events = session.events()
-            with trio.fail_after(5):
-                while session.position != last:
-                    heard = await anext(events)
-            assert heard.type == "agent_completed"
+            await trio.sleep(0.1)  # long enough for the replay to be there before anybody asks for it
+            found = []
+            async for heard in session.events():
+                found.append(heard)
+                if heard.type == "agent_completed":
+                    break
+            assert session.position == last
+            assert [heard.type for heard in found[:3]] == ["thread_created", "user_message", "agent_started"]
 
 
 async def test_a_restart_is_survived(tmp_path: Path) -> None:

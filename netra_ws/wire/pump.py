@@ -38,6 +38,7 @@ from netra_ws.protocol.replies import (
     Position,
 )
 from netra_ws.wire.flusher import Flusher
+from netra_ws.wire.frames import FragmentFlood, Fragments
 from netra_ws.wire.head import Head, canonical_upgrade
 from netra_ws.wire.heartbeat import Heartbeat
 from netra_ws.wire.stream import Duplex, wait_for_token
@@ -160,6 +161,8 @@ class Socket:
         except* (LocalProtocolError, RemoteProtocolError, UnicodeError) as group:
             logger.debug("connection of %s ended by a protocol error: %r", self.admitted.head.peer, group)
             unsaid = CloseCode.PROTOCOL_ERROR
+        except* FragmentFlood:
+            unsaid = CloseCode.POLICY
         except* Exception as group:
             # The crash wall of a connection: a bug of ours ends this connection and nothing else.
             logger.error("connection of user=%s failed", self.context.user_id, exc_info=group)
@@ -369,5 +372,6 @@ async def serve_socket(wiring: Wiring, admitted: Admitted, transport: trio.abc.S
         admitted.head.rest,
         wiring.flusher,
         ping_budget(context.policy.pings_per_minute),
+        Fragments.of(context.policy.max_message_bytes),
     )
     return await Socket(wiring, context, admitted, stream).carry()

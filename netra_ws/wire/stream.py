@@ -27,6 +27,7 @@ from netra_ws.access.limits import RateLimit
 from netra_ws.errors import StoreError, Trimmed
 from netra_ws.protocol.closing import CloseCode
 from netra_ws.protocol.codec import close_frame, ping_frame
+from netra_ws.wire.frames import Fragments
 
 #: Bytes per system call.
 SLICE = 64 * 1024
@@ -98,6 +99,7 @@ class Duplex(trio.abc.Stream):
     _rest: bytes
     _plan: WritePlan
     _control_budget: RateLimit
+    _fragments: Fragments
     nursery: trio.Nursery | None = None
     source: Source | None = None
     heard_at: float = attrs.field(factory=trio.current_time)
@@ -141,6 +143,7 @@ class Duplex(trio.abc.Stream):
                 raise trio.ClosedResourceError
             data = bytes(await self.transport.receive_some(max_bytes))
         self._heard(data)
+        self._fragments.follow(data)
         return data
 
     def _heard(self, data: bytes) -> None:

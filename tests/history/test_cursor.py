@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -44,6 +45,7 @@ class Author:
     frames: dict[int, bytes] = attrs.field(factory=dict)
     texts: dict[int, str] = attrs.field(factory=dict)
     thoughts: dict[int, str] = attrs.field(factory=dict)
+    ended: Counter[int] = attrs.field(factory=Counter)
 
     def say(self, what: str, run: int) -> None:
         name = f"r{run}"
@@ -53,6 +55,7 @@ class Author:
             self._append(delta(piece, self._id(run), name))
         elif what == "full" and run in self.texts:
             self._append(full(self.texts.pop(run), self._id(run), name))
+            self.ended[run] += 1
         elif what == "thought":
             self.thoughts[run] = self.thoughts.get(run, "") + piece
             self._append(thought(piece, "delta", name))
@@ -67,9 +70,7 @@ class Author:
             self._append(said(piece, name))
 
     def _id(self, run: int) -> str:
-        # A message keeps its id until it ends: the id holds how many of its run had ended before.
-        ends = sum(isinstance(e, AgentMessage) and e.phase == "full" and e.run_id == f"r{run}" for _, e in self.said)
-        return f"m{run}.{ends}"
+        return f"m{run}.{self.ended[run]}"
 
     def _append(self, event: Event) -> None:
         entry = self.stream.append(event)
@@ -99,6 +100,7 @@ SAY = st.tuples(
     st.sampled_from(["delta", "delta", "delta", "full", "thought", "whole thought", "progress", "event", "completed"]),
     st.integers(0, 2),
 )
+RACE = ["delta", "delta", "delta", "delta", "thought", "full", "progress", "event"]
 COMMIT = st.tuples(st.just("commit"), st.integers(1, 4))
 MEANWHILE = st.lists(SAY | COMMIT | st.tuples(st.just("move"), st.just(0)), max_size=4)
 READERS = 3
@@ -209,11 +211,12 @@ async def test_readers_race_a_publisher(seed: int, autojump_clock: trio.testing.
         async def publish() -> None:
             for _ in range(3000):
                 author.say(
-                    dice.choice("delta delta delta delta thought full progress event".split()), dice.randrange(3)
+                    dice.choice(["delta", "delta", "delta", "delta", "thought", "full", "progress", "event"]),
+                    dice.randrange(3),
                 )
                 await stream.wait_for_room()
                 if dice.random() < 0.2:
-                    await trio.sleep(dice.choice([0, 0, 0.01]))
+                    await trio.sleep(dice.choice([0.0001, 0.001, 0.01]))
             await house.recorder.flush()
             done.set()
 
@@ -231,7 +234,7 @@ async def test_readers_race_a_publisher(seed: int, autojump_clock: trio.testing.
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(publish)
-            for client, pause_s in zip(clients, (0, 0, 0.001, 0.01, 0.1, 0.3), strict=True):
+            for client, pause_s in zip(clients, (0.0001, 0.0002, 0.001, 0.01, 0.1, 0.3), strict=True):
                 nursery.start_soon(read, client, pause_s)
         for client in clients:
             author.check(client)

@@ -9,10 +9,10 @@ import attrs
 import pytest
 import trio
 
-from netra_ws.errors import StoreError
 from netra_ws.wire import door as module
 from netra_ws.wire.head import Head, Reply
 from tests.conftest import StartServer
+from tests.faulty import SECRET_TEXT, FaultyStore, Health
 from tests.kit import Client, connect, exchange, holdings, http, raw, request, settles, token, upgrade
 
 
@@ -188,16 +188,13 @@ async def test_a_page_that_fails_is_500_and_tells_nothing(
 
 async def test_a_store_that_cannot_be_read_is_503(server: StartServer) -> None:
     """A user whose stream cannot be opened is told to come back."""
-    running = await server()
-
-    async def away(key: str) -> None:
-        raise StoreError("away")
-
-    running.store.stream = away  # type: ignore[method-assign,assignment]
+    store = FaultyStore()
+    running = await server(store=store)
+    store.turn(Health.AWAY)
     answer = await exchange(running, upgrade(bearer=token()))
     assert (answer.status, answer.json()["code"]) == (503, "UNAVAILABLE")
     assert int(answer.headers["retry-after"]) >= 1
-    assert "away" not in answer.json()["error"]
+    assert SECRET_TEXT not in answer.body.decode()
 
 
 async def test_a_client_that_leaves_in_the_middle_leaves_nothing(server: StartServer) -> None:

@@ -18,6 +18,7 @@ from netra_ws.errors import StoreError, Trimmed
 from netra_ws.protocol.closing import CloseCode
 from netra_ws.protocol.codec import close_frame, ping_frame, text_frame
 from netra_ws.wire.flusher import Flusher
+from netra_ws.wire.frames import Fragments
 from netra_ws.wire.stream import OWN_HIGH, SLICE, Duplex
 from tests.conftest import StartServer
 from tests.kit import CLOSE, PING, PONG, TEXT, Client, Frame, connect, frame, holdings, settles, token, upgrade
@@ -74,6 +75,7 @@ class Bench:
             rest,
             self.flusher,
             RateLimit(6000),
+            Fragments.of(2**20),
             nursery=self.nursery,
             source=source,
         )
@@ -428,8 +430,12 @@ async def test_events_pongs_and_answers_arrive_as_whole_frames(server: StartServ
 
 async def said(client: Client) -> dict[str, str]:
     """Read a run to its end; return the text of each message, as a client puts it together."""
+    return texts_in(await client.until("agent_completed"))
+
+
+def texts_in(messages: list[dict[str, Any]]) -> dict[str, str]:
     texts: dict[str, str] = {}
-    for message in await client.until("agent_completed"):
+    for message in messages:
         if message["type"] == "agent_message":
             before = texts.get(message["message_id"], "") if message["phase"] == "delta" else ""
             texts[message["message_id"]] = before + message["content"]
@@ -498,8 +504,7 @@ async def test_a_reader_that_fell_off_the_ring_is_told_and_gets_the_whole_text(s
         seen = await slow.until("agent_completed")
         seqs = [message["seq"] for message in seen if "seq" in message]
         assert seqs == sorted(set(seqs))
-        fulls = [message["content"] for message in seen if message.get("phase") == "full" and "content" in message]
-        assert "".join(fulls) == "".join(text_of(pieces, size))
+        assert "".join(texts_in(seen).values()) == "".join(text_of(pieces, size))
         gaps = [message for message in seen if message["type"] == "lagging"]
         if not gaps:
             gaps = [(await slow.until("lagging"))[-1]]

@@ -556,8 +556,8 @@ onForm("composer-form", submit);
 onForm("rename-form", async () => {
   const title = $("rename-input").value.trim();
   const { threadId } = conversation;
-  if (title !== "" && (await told(session.renameThread(threadId, title)))) renamed(threadId, title);
   $("rename-dialog").close();
+  if (title !== "" && (await told(session.renameThread(threadId, title)))) renamed(threadId, title);
 });
 onForm("delete-form", async () => {
   const { threadId } = conversation;

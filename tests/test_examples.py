@@ -1,0 +1,135 @@
+"""Every example runs as its first lines say, against a real server where it needs one."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import secrets
+import select
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import attrs
+import pytest
+
+from netra_ws.access import mint
+from tests.test_cli import environment
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+SECRET = secrets.token_hex(32)
+PATIENCE_S = 30.0
+QUESTION = "What is 17% of 2,340?"
+
+
+@attrs.frozen
+class Running:
+    url: str
+    token: str
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """A server of its own process, in the folder of the examples, with the example's agent."""
+    folder = tmp_path_factory.mktemp("examples")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "netra_ws", "--port", "0", "--store", "memory:", "--agent", "custom_agent:count_words"],
+        cwd=EXAMPLES,
+        env=environment(folder, {"NETRA_WS_AUTH_SECRET": SECRET, "PYTHONDONTWRITEBYTECODE": "1"}),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stderr is not None
+        ready, _, _ = select.select([process.stderr], [], [], PATIENCE_S)
+        assert ready, "the server did not start"
+        line = process.stderr.readline().strip()
+        assert line.startswith("Listening on "), line
+        yield Running(line.removeprefix("Listening on "), mint(SECRET, "alice", None, 600, time.time()))
+    finally:
+        process.kill()
+        process.communicate(timeout=PATIENCE_S)
+
+
+def run(folder: Path, name: str, *words: str) -> str:
+    """Run an example to its end; return what it printed."""
+    outcome = subprocess.run(
+        [sys.executable, str(EXAMPLES / name), *words],
+        cwd=folder,
+        env=environment(folder),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
+    )
+    assert outcome.returncode == 0, outcome.stderr
+    return outcome.stdout
+
+
+def test_custom_agent_by_itself(tmp_path: Path) -> None:
+    """The agent thinks, calls its tool and answers in a program of its own."""
+    lines = run(tmp_path, "custom_agent.py", "to be or not to be").splitlines()
+    assert lines[0] == "thinks: I will look at 18 characters"
+    assert lines[2] == "got: {'to': 2, 'be': 2, 'or': 1}"
+    assert lines[3].startswith("says: 'to' comes 2 times. 'be' comes 2 times.")
+    assert lines[4].startswith("done: success after ")
+
+
+def test_custom_agent_in_a_server(tmp_path: Path, server: Running) -> None:
+    """The same agent answers through a server that was given it by --agent."""
+    outcome = subprocess.run(
+        [
+            *(sys.executable, "-m", "netra_ws", "chat", "--url", server.url, "--token", server.token),
+            *("--json", "--agent", "count_words", "to be or not to be"),
+        ],
+        cwd=tmp_path,
+        env=environment(tmp_path),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=True,
+    )
+    events = [json.loads(line) for line in outcome.stdout.splitlines()]
+    assert events[-1]["final_response"].startswith("'to' comes 2 times.")
+
+
+def test_embedded_server(tmp_path: Path) -> None:
+    """The program serves, starts a run without a socket, and sees each event of it in order."""
+    lines = run(tmp_path, "embedded_server.py", "--once", QUESTION).splitlines()
+    assert re.fullmatch(r"serving at http://127\.0\.0\.1:\d+", lines[0])
+    numbers = [int(line.split()[0]) for line in lines[1:-1]]
+    assert numbers == sorted(set(numbers))
+    assert lines[-1] == "success: 17% of 2,340 = 397.8"
+
+
+def test_terminal_client(tmp_path: Path, server: Running) -> None:
+    """The client prints tool and answer of each text, and where it stands."""
+    out = run(tmp_path, "terminal_client.py", server.url, server.token, QUESTION, "What is 2*21?")
+    assert "(calculate …)\n17% of 2,340 = 397.8\nsuccess" in out
+    assert "2*21 = 42\nsuccess" in out
+
+
+def test_third_party_client(tmp_path: Path, server: Running) -> None:
+    """Another library's client loses its connection, resumes, and misses and doubles nothing."""
+    url = server.url.replace("http", "ws") + "/ws"
+    lines = run(tmp_path, "third_party_client.py", url, server.token, QUESTION).splitlines()
+    cut = lines.index("back again, resumed: True")
+    assert lines[cut - 1].endswith("agent_started")
+    before = [int(line.split()[0]) for line in lines[:cut]]
+    after = [int(line.split()[0]) for line in lines[cut + 1 : -1] if line[0] != "-"]
+    assert after[0] == before[-1] + 1
+    assert after == sorted(set(after))
+    assert lines[-1] == "success: 17% of 2,340 = 397.8"
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.name)
+def test_examples_are_short_and_explained(path: Path) -> None:
+    """An example fits on a screen or two and says first how to run it."""
+    text = path.read_text()
+    assert len(text.splitlines()) < 80
+    assert f"python {path.name}" in (ast.get_docstring(ast.parse(text)) or "")
