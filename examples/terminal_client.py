@@ -12,8 +12,7 @@ import sys
 
 import trio
 
-from netra_ws.client import Session, connect
-from netra_ws.errors import SessionError
+import netra_ws
 from netra_ws.protocol.events import AgentMessage, ToolExecuting
 from netra_ws.session import StateChange, message_text
 
@@ -23,7 +22,7 @@ def tell(change: StateChange) -> None:
     print(f"[{change.state.value}] {change.reason}".rstrip(), file=sys.stderr)
 
 
-async def ask(session: Session, text: str) -> None:
+async def ask(session: netra_ws.Session, text: str) -> None:
     """Say a text and print the run that answers."""
     run = await session.start(text)
     shown = ""
@@ -41,7 +40,7 @@ async def ask(session: Session, text: str) -> None:
 
 
 async def main(url: str, token: str, texts: list[str]) -> None:
-    async with connect(url, token, on_state=tell) as session:
+    async with netra_ws.connect(url, token, on_state=tell) as session:
         for text in texts or ["What can you do?"]:
             await ask(session, text)
 
@@ -51,5 +50,5 @@ if __name__ == "__main__":
         sys.exit(__doc__)
     try:
         trio.run(main, sys.argv[1], sys.argv[2], sys.argv[3:])
-    except SessionError as error:
+    except netra_ws.SessionError as error:
         sys.exit(f"no: {error}")

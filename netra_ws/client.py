@@ -31,6 +31,7 @@ from typing import Any, TypeVar, cast
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import attrs
+import h11
 import trio
 from trio_websocket import ConnectionClosed, ConnectionRejected, WebSocketConnection, wrap_client_stream
 from wsproto.utilities import LocalProtocolError, RemoteProtocolError
@@ -84,6 +85,8 @@ MAX_PENDING = 256
 _LIBRARY_QUEUE = 64
 _READ_BYTES = 64 * 1024
 _TOKEN = re.compile(r"[!-~]+")
+#: What trio-websocket lets out of its reader when a server talks nonsense, before and after the handshake.
+_BROKEN_PROTOCOL = (h11.ProtocolError, LocalProtocolError, RemoteProtocolError, UnicodeError)
 _SCHEMES = {"http": False, "ws": False, "https": True, "wss": True}
 
 
@@ -188,7 +191,7 @@ class _Tap:
         with self._noticing():
             await self.inner.send_all(data)
 
-    async def aclose(self) -> None:
+    async def aclose(self) -> None:  # pragma: no cover - the library may close; so far it fails before it does
         await self.inner.aclose()
 
     @contextmanager
@@ -335,6 +338,7 @@ class Session:
     async def create_thread(
         self, title: str = "", *, thread_id: str | None = None, metadata: Mapping[str, Any] | None = None
     ) -> ThreadCreatedReply:
+        """Create a thread, or return the one of that id as it is."""
         command = say.CreateThread(
             thread_id=None if thread_id is None else Id(thread_id),
             title=Title(title),
@@ -343,6 +347,7 @@ class Session:
         return (await self._ask(command, ThreadCreatedReply))[1]
 
     async def rename_thread(self, thread_id: str, title: str) -> ThreadRenamedReply:
+        """Give a thread another title."""
         command = say.RenameThread(thread_id=Id(thread_id), title=Title(title))
         return (await self._ask(command, ThreadRenamedReply))[1]
 
@@ -470,7 +475,7 @@ class Session:
                 nursery.cancel_scope.cancel()
         except* ConnectionRejected as group:
             ended = _rejection(_first(group))
-        except* (OSError, trio.BrokenResourceError, LocalProtocolError, RemoteProtocolError, UnicodeError) as group:
+        except* (OSError, trio.BrokenResourceError, *_BROKEN_PROTOCOL) as group:
             ended = Ended(reason=str(_first(group)) or "the connection was lost")
         opened_at, self._opened_at = self._opened_at, None
         self._unsent = None

@@ -23,12 +23,13 @@ import attrs
 import pytest
 import trio
 
+import netra_ws.__main__
 from netra_ws.access import Verifier
 from netra_ws.chat import Screen, plain
-from netra_ws.cli import JsonFormatter, main, set_up_logging
+from netra_ws.cli import JsonFormatter, _about_address, main, set_up_logging
 from netra_ws.client import connect
 from netra_ws.protocol.codec import read_server
-from netra_ws.settings import LEAVES, Log
+from netra_ws.settings import LEAVES, Log, Settings
 
 ROOT = Path(__file__).parents[1]
 SECRET = "the tests' own secret, 32 bytes or more"
@@ -262,6 +263,13 @@ def test_an_agent_that_is_none(tmp_path: Path, spec: str, why: str) -> None:
     assert outcome.stderr.count("\n") == 1
 
 
+def test_the_port_is_forbidden() -> None:
+    """Any other reason why an address cannot be had is told in its own words."""
+    assert _about_address(Settings(), PermissionError(13, "Permission denied")) == (
+        "cannot listen on 127.0.0.1:8000: Permission denied"
+    )
+
+
 def test_wrong_settings(tmp_path: Path) -> None:
     """Each problem of the settings is a line of its own, and the status is 1."""
     outcome = command(tmp_path, "serve", "--environment", "production")
@@ -288,12 +296,14 @@ def test_a_second_signal_ends_at_once(tmp_path: Path) -> None:
 
 
 def test_a_stuck_run_is_told(tmp_path: Path) -> None:
-    """A run that cannot be stopped does not keep the process: it says so and ends with 1."""
+    """A run that cannot be stopped keeps neither chat nor server: both say so and end with 1."""
     quick = {"NETRA_WS_TIMING_DRAIN_S": "0.1", "NETRA_WS_TIMING_FINALISE_S": "0.3"}
     with serving(tmp_path, "serve", *OWN, **quick) as server:
         talker = Process.start(tmp_path, "chat", "--url", server.url, "--agent", "blocked", "hi")
         try:
             assert "I block" in talker.line()
+            assert talker.end(signal.SIGINT) == 1
+            assert "netra-ws: CANCEL_TIMEOUT" in talker.rest()
             assert server.end(signal.SIGTERM) == 1
             assert "stuck" in server.rest()
         finally:
@@ -320,6 +330,21 @@ def test_help_shows_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
     assert options == {"--help", "--config", "--host", "--port", "--agent", "--store", "--environment"}
     assert main(["--version"]) == 0
     assert capsys.readouterr().out.startswith("netra-ws 0.")
+
+
+def test_an_early_ctrl_c(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C before anything has begun ends without a traceback, as a shell expects it."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("netra_ws.cli.load", interrupt)
+    assert main(["token", "--user", "ada"]) == 130
+
+
+def test_running_the_package_is_the_command_line() -> None:
+    """``python -m netra_ws`` and the installed script are the same function."""
+    assert vars(netra_ws.__main__)["main"] is main
 
 
 # token
@@ -384,6 +409,12 @@ def test_check_config(alone: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyte
     assert "auth.query_token" not in out.split("\n\n")[1]
 
 
+def test_check_config_of_nothing(alone: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Development defaults say what is still missing for production."""
+    assert main(["check-config"]) == 1
+    assert "stopped by:\n  auth.secret: required in production" in capsys.readouterr().out
+
+
 def test_check_config_of_a_good_one(
     alone: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -394,6 +425,10 @@ def test_check_config_of_a_good_one(
     out = capsys.readouterr().out
     assert "Nothing stops a production start." in out
     assert "Worth a second look in production:\n  auth.issuer" in out
+    monkeypatch.setenv("NETRA_WS_AUTH_ISSUER", "us")
+    monkeypatch.setenv("NETRA_WS_AUTH_AUDIENCE", "them")
+    assert main(["check-config"]) == 0
+    assert "second look" not in capsys.readouterr().out
 
 
 def test_check_config_tries_the_values(
@@ -474,6 +509,30 @@ def test_chat_takes_a_login_url(server: Serving) -> None:
         server.folder, "chat", "--url", server.login, "--agent", "parrot", "hi", XDG_STATE_HOME="/nowhere"
     )
     assert (outcome.returncode, outcome.stdout) == (0, "hi\n")
+
+
+def test_chat_of_a_nameless_user(
+    server: Serving, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where the system knows no name of its user, development calls them alice."""
+
+    def nobody() -> str:
+        raise KeyError("getpwuid(): uid not found")
+
+    monkeypatch.setattr("getpass.getuser", nobody)
+    monkeypatch.setenv("XDG_STATE_HOME", str(server.folder / "state"))
+    monkeypatch.chdir(server.folder)
+    assert main(["chat", "--url", server.url, "--agent", "parrot", "--json", "hi"]) == 0
+    assert {json.loads(line)["user_id"] for line in capsys.readouterr().out.splitlines()} == {"alice"}
+
+
+def test_chat_outlives_no_token(tmp_path: Path) -> None:
+    """When a given token expires in the middle of a run, the chat ends as without a connection."""
+    with serving(tmp_path, "serve", *OWN, NETRA_WS_AUTH_EXPIRY_GRACE_S="0.1") as server:
+        token = command(tmp_path, "token", "--user", "ada", "--expires", "2").stdout.strip()
+        outcome = chat(server, "--token", token, "--agent", "sleeper", "hi")
+        assert outcome.returncode == 3
+        assert "TOKEN_EXPIRED" in outcome.stderr
 
 
 def test_chat_needs_a_token_outside_development(tmp_path: Path) -> None:

@@ -595,7 +595,7 @@ async def test_signs_of_life_count(autojump_clock: MockClock, scripted: Scripted
 
 
 async def test_garbage_ends_a_connection(autojump_clock: MockClock, scripted: ScriptedServer) -> None:
-    """A server that breaks the WebSocket protocol is left and come back to."""
+    """A server that breaks the WebSocket protocol is left for good, with the code for that."""
 
     async def breaks(visit: Visit) -> None:
         await visit.welcome()
@@ -603,14 +603,13 @@ async def test_garbage_ends_a_connection(autojump_clock: MockClock, scripted: Sc
         await trio.sleep(100)
 
     async with connect("http://h", JWT, policy=scripted.policy(breaks, idle)) as session:
-        await trio.sleep(5)
-        assert session.state is SessionState.OPEN
-    assert scripted.times == [0.0, 0.25]
+        with pytest.raises(Rejected, match="1002"):
+            await anext(session.events())
 
 
 async def test_what_was_given_up_is_not_sent(autojump_clock: MockClock, scripted: ScriptedServer) -> None:
     """A command that was cancelled before it left, behind a server that does not read, never leaves."""
-    streams: list[Any] = []
+    streams: list[trio.abc.Stream] = []
     room = trio.Event()
     real = scripted.open_stream
 
@@ -626,13 +625,14 @@ async def test_what_was_given_up_is_not_sent(autojump_clock: MockClock, scripted
 
     policy = attrs.evolve(scripted.policy(reads), open_stream=open_stream)
     async with connect("http://h", JWT, policy=policy) as session, trio.open_nursery() as nursery:
-        send = streams[0].send_all
+        stream: Any = streams[0]
+        send = stream.send_all
 
         async def send_late(data: bytes) -> None:
             await room.wait()
             await send(data)
 
-        streams[0].send_all = send_late
+        stream.send_all = send_late
         nursery.start_soon(session.threads)
         await trio.testing.wait_all_tasks_blocked()
         with trio.move_on_after(1):
@@ -685,9 +685,10 @@ async def test_short_connections_do_not_reset_the_backoff(autojump_clock: MockCl
 
 async def test_handshakes_that_end(autojump_clock: MockClock, scripted: ScriptedServer) -> None:
     """A connection that ends in its handshake is noticed at once, one that says nothing after opening_s."""
-    ends, hangs = trio.testing.memory_stream_pair(), trio.testing.memory_stream_pair()
+    ends, raves, hangs = (trio.testing.memory_stream_pair() for _ in range(3))
     await ends[0].aclose()
-    streams = iter([ends[1], hangs[1]])
+    await raves[0].send_all(b"SSH-2.0 something else\r\n\r\n")
+    streams = iter([ends[1], raves[1], hangs[1]])
     real = scripted.open_stream
 
     async def open_stream(host: str, port: int, context: object) -> trio.abc.Stream:
@@ -701,9 +702,10 @@ async def test_handshakes_that_end(autojump_clock: MockClock, scripted: Scripted
     policy = attrs.evolve(scripted.policy(idle), open_stream=open_stream)
     async with connect("http://h", JWT, on_state=states.append, policy=policy):
         pass
-    assert scripted.times == [0.0, 0.25, 0.25 + 10 + 0.5]
+    assert scripted.times == [0.0, 0.25, 0.75, 0.75 + 10 + 1]
     reasons = [change.reason for change in states if change.state is SessionState.WAITING]
-    assert reasons == ["the connection ended in its handshake", "the server did not answer within 10 s"]
+    assert reasons[0] == "the connection ended in its handshake"
+    assert reasons[2] == "the server did not answer within 10 s"
 
 
 @pytest.mark.parametrize("first", ["nonsense", "[]", '{"type": "hello"}', '{"type": "user_message", "seq": 1}', None])

@@ -31,7 +31,7 @@ DOORS = {("cli", "chat"), ("cli", "bench"), ("__main__", "cli")}
 
 #: Library → the only rooms (or files) that import it.
 ONLY = {
-    "h11": {"wire"},
+    "h11": {"wire", "client"},
     "trio_websocket": {"wire", "client"},
     "wsproto": {"wire", "client"},
     "prometheus_client": {"pages"},

@@ -32,11 +32,12 @@ class Stats:
         """Tell counts; with an operator's token also users and their connections.
 
         Raises:
-            Refused: 401 when a token came along that is not good.
+            Refused: A token came along that is not good, or not an operator's; or 429, 403 as for a socket.
         """
         fields = self._counts()
         if head.get(b"authorization") is not None:
-            identity = self.sources.admission.identify(head, self.sources.clock(), head.peer)
+            # The whole admission, with the budgets of the address: tokens are not guessed here either.
+            identity = self.sources.admission.admit(head, self.sources.clock(), head.peer)
             if not identity.may("operator"):
                 raise Refused(403, "FORBIDDEN", "This needs the permission operator.")
             fields["by_user"] = {context.user_id: _user(context) for context in self.sources.registry}

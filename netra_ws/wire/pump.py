@@ -191,15 +191,15 @@ class Socket:
             self.context.detach(connection)
         if self._closing:
             stream.say_close(CloseCode(self.close_code))
-        elif library is not None and library.closed is not None:
-            self.close_code = library.closed.code
-            if self.close_code in SENT_FOR_THE_LIBRARY:
-                # trio-websocket closes without a Close frame after a protocol error.
-                code = CloseCode(self.close_code)
-                stream.say_close(code, code.name.replace("_", " ").lower())
-        else:
+        elif library is None or library.closed is None:
             self.close_code = unsaid
             stream.say_close(unsaid)
+        elif library.closed.code in SENT_FOR_THE_LIBRARY:
+            # trio-websocket closes without a Close frame after a protocol error.
+            code = CloseCode(library.closed.code)
+            stream.say_close(code, code.name.replace("_", " ").lower())
+        # The library keeps only what came last; what counts is what was said first.
+        self.close_code = stream.close_code or self.close_code
         with trio.CancelScope(shield=True):
             await stream.see_off()
         self._count()

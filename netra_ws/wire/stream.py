@@ -29,6 +29,8 @@ from netra_ws.protocol.closing import CloseCode
 from netra_ws.protocol.codec import close_frame, ping_frame
 from netra_ws.wire.frames import Fragments
 
+#: What stands for a Close frame without a code (RFC 6455 §7.1.5).
+NO_CODE = 1005
 #: Bytes per system call.
 SLICE = 64 * 1024
 #: Bytes of trio-websocket's own frames that may wait; above it the reading stops.
@@ -91,7 +93,8 @@ class Duplex(trio.abc.Stream):
         heard_at: When the client was last heard (``trio.current_time``).
         ping_sent_at: When the ping that is not answered yet was sent.
         closed: Whether nothing can be written any more.
-        says_close: Whether a Close frame was queued, so that nothing may follow.
+        close_code: Code of the Close frame that was queued, behind which nothing may follow; 1005 for one
+            without a code.
     """
 
     transport: trio.abc.Stream
@@ -114,7 +117,7 @@ class Duplex(trio.abc.Stream):
     _tail: bytes = b""
     _own: deque[bytes] = attrs.field(factory=deque)
     _own_bytes: int = 0
-    says_close: bool = False
+    close_code: int | None = None
     _upgraded: bool = False
     _library_done: bool = False
     _close_gathered: bool = False
@@ -165,7 +168,7 @@ class Duplex(trio.abc.Stream):
             await wait_for_token(self._control_budget)
         while self._own_bytes > OWN_HIGH and not self.closed:
             await self._room.wait()
-        if self.says_close:
+        if self.close_code is not None:
             return  # RFC 6455 §5.5.1: nothing after a Close frame
         if self.closed:
             raise trio.BrokenResourceError
@@ -173,7 +176,7 @@ class Duplex(trio.abc.Stream):
             self._upgraded = True
             self._accepted.set()
         elif frame[:1] == b"\x88":
-            self.says_close = True
+            self.close_code = int.from_bytes(frame[2:4], "big") or NO_CODE
         self._queue(frame)
         await trio.lowlevel.cancel_shielded_checkpoint()
 
@@ -188,7 +191,7 @@ class Duplex(trio.abc.Stream):
     def ping(self) -> None:
         """Send a ping; ``rtt_s`` and ``heard_at`` tell what came of it."""
         self.ping_sent_at = trio.current_time()
-        if not self.says_close and not self.closed:
+        if self.close_code is None and not self.closed:
             self._queue(ping_frame())
 
     def wake(self) -> None:
@@ -243,10 +246,12 @@ class Duplex(trio.abc.Stream):
         if self._own:
             # A Close goes behind the seat's last ack; the 101 and pongs before everything.
             own = list(self._own)
-            frames = [*tail, *frames, *own] if self.says_close else [*tail, *own, *frames]
+            closing = self.close_code is not None
+            # In that case it is the last of them.
+            frames = [*tail, *own[:-1], *frames, own[-1]] if closing else [*tail, *own, *frames]
             self._own.clear()
             self._own_bytes = 0
-            self._close_gathered = self.says_close
+            self._close_gathered = closing
             self._room.set()
             self._room = trio.Event()
         else:
@@ -348,8 +353,8 @@ class Duplex(trio.abc.Stream):
 
     def say_close(self, code: CloseCode, reason: str = "") -> None:
         """Queue a Close frame unless there is one."""
-        if not self.says_close and self._upgraded and not self.closed:
-            self.says_close = True
+        if self.close_code is None and self._upgraded and not self.closed:
+            self.close_code = code
             self._queue(close_frame(code, reason))
 
     async def see_off(self) -> None:

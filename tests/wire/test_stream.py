@@ -253,6 +253,19 @@ async def test_nothing_follows_a_close(bench: Bench) -> None:
     assert rest == ANSWER_101 + b"".join(frames) + close_frame(1000)
 
 
+async def test_an_upgrade_and_its_close_in_one_pass_enclose_the_frames(bench: Bench) -> None:
+    """Where all is written in one system call the 101 is first, the Close last, also for glued garbage."""
+    bench.flusher = Flusher()  # one that runs when it is told
+    frames = numbered(2)
+    stream, client = bench.on_socket(Frames(list(frames)))
+    await stream.send_all(ANSWER_101)
+    await stream.send_all(b"\x8a\x00")
+    await stream.send_all(close_frame(1002))
+    bench.flusher._pass()
+    await read_exactly(client, ANSWER_101 + b"\x8a\x00" + b"".join(frames) + close_frame(1002))
+    await stream.abort()
+
+
 async def test_a_pong_that_waits_for_its_budget_does_not_follow_a_close(bench: Bench) -> None:
     """A Close that is said while a pong is held back is the last frame."""
     stream, client = bench.on_socket(Frames())

@@ -1,0 +1,478 @@
+"""Tests of ``netra_ws.contexts.connection``: what a seat hands out, in which order, and what it holds back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import attrs
+import pytest
+import trio
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from netra_ws.contexts.connection import CONTROL_HIGH, CONTROL_MAX, INBOX, Connection
+from netra_ws.errors import StoreError, Trimmed
+from netra_ws.history import stream as stream_module
+from netra_ws.history.stream import Cursor, Stream
+from netra_ws.identity import Identity
+from netra_ws.protocol.closing import CloseCode
+from netra_ws.protocol.codec import Incoming
+from netra_ws.protocol.replies import Ack, ConnectionWarning, Pong
+
+from ..history.kit import ALICE, NOW, HandSink, TroubledStore, clock, delta, fields_of, open_by_hand, said
+
+
+@attrs.define
+class PaperWire:
+    """A wire without a socket: counts wakes, and notes how it was closed."""
+
+    bytes_in: int = 0
+    bytes_out: int = 0
+    wakes: int = 0
+    closed: list[tuple[CloseCode, str]] = attrs.field(factory=list)
+
+    def wake(self) -> None:
+        self.wakes += 1
+
+    def close(self, code: CloseCode, reason: str) -> None:
+        self.closed.append((code, reason))
+
+
+@attrs.define
+class Seat:
+    """A connection with everything around it, worked by hand."""
+
+    stream: Stream
+    sink: HandSink
+    store: TroubledStore
+    wire: PaperWire
+    connection: Connection
+
+    async def read(self, room: int = 65536) -> list[dict[str, Any]]:
+        """Take until nothing is pending, from the store where needed, as the wire does."""
+        frames: list[bytes] = []
+        while self.connection.pending:
+            frames += await self.slice(room)
+        return [fields_of(frame) for frame in frames]
+
+    async def slice(self, room: int) -> list[bytes]:
+        try:
+            return self.connection.take(room)
+        except Trimmed:
+            await self.connection.refill()
+            return []
+
+
+async def take_seat(ring: int = 1000, **fields: Any) -> Seat:
+    stream, sink, store = await open_by_hand(ring_events=ring)
+    wire = PaperWire()
+    connection = Connection(
+        connection_id="c1",
+        identity=Identity(ALICE),
+        protocol="netra.v1",
+        cursor=Cursor(stream, store, stream.visible),
+        wire=wire,
+        clock=clock,
+        **fields,
+    )
+    stream.attach(connection)
+    return Seat(stream, sink, store, wire, connection)
+
+
+def briefly(fields: Sequence[dict[str, Any]]) -> list[Any]:
+    """Events as their seq, control frames as their type."""
+    return [f["seq"] if "event_id" in f else f["type"] for f in fields]
+
+
+# Answers and their barriers.
+
+
+async def test_an_answer_without_barrier_goes_at_once() -> None:
+    """An answer that waits for nothing is handed out first, and the wire is woken for it."""
+    seat = await take_seat()
+    seat.stream.append(said())
+    await seat.sink.commit()
+    wakes = seat.wire.wakes
+    seat.connection.tell(Pong(), Incoming(reply_to="c7"))
+    assert seat.wire.wakes > wakes
+    fields = await seat.read()
+    assert briefly(fields) == ["pong", 1]
+    assert fields[0] == {"type": "pong", "reply_to": "c7", "timestamp": NOW}
+
+
+async def test_an_answer_with_a_barrier_follows_its_event() -> None:
+    """The ack of a start stands right behind the event that it waits for, also when that is not committed yet."""
+    seat = await take_seat()
+    for _ in range(3):
+        seat.stream.append(said())
+    seat.connection.tell(Ack(message_id="third"), barrier=3)
+    seat.connection.tell(Ack(message_id="first"), barrier=1)
+    assert not seat.connection.pending
+    await seat.sink.commit(2)
+    assert briefly(await seat.read()) == [1, "ack", 2]
+    seat.stream.append(said())
+    await seat.sink.commit()
+    assert briefly(await seat.read()) == [3, "ack", 4]
+
+
+async def test_answers_of_one_barrier_keep_their_order() -> None:
+    """Answers that wait for the same event come in the order in which they were given."""
+    seat = await take_seat()
+    seat.stream.append(said())
+    for number in range(10):
+        seat.connection.tell(Ack(seq=number), barrier=1)
+    await seat.sink.commit()
+    fields = await seat.read()
+    assert [f["seq"] for f in fields[1:]] == list(range(10))
+
+
+async def test_a_passed_barrier_holds_nothing() -> None:
+    """A barrier behind the cursor is no barrier."""
+    seat = await take_seat()
+    seat.stream.append(said())
+    await seat.sink.commit()
+    await seat.read()
+    seat.connection.tell(Ack(), barrier=1)
+    assert briefly(await seat.read()) == ["ack"]
+
+
+async def test_a_barrier_stops_merged_deltas() -> None:
+    """A frame of merged deltas never reaches over a barrier."""
+    seat = await take_seat()
+    seat.stream.append(said())
+    for _ in range(200):
+        seat.stream.append(delta("x"))
+    seat.connection.tell(Ack(), barrier=100)
+    await seat.sink.commit()
+    fields = await seat.read()
+    assert briefly(fields) == [1, 100, "ack", 201]
+    assert [len(f["content"]) for f in fields if f["type"] == "agent_message"] == [99, 101]
+
+
+async def test_a_notification_is_not_answered() -> None:
+    """Where a JSON-RPC notification wants no answer nothing is handed out, with a barrier or without."""
+    seat = await take_seat()
+    seat.stream.append(said())
+    silent = Incoming(rpc=True, silent=True)
+    seat.connection.tell(Ack(), silent)
+    seat.connection.tell(Ack(), silent, barrier=1)
+    await seat.sink.commit()
+    assert briefly(await seat.read()) == [1]
+
+
+async def test_who_may_not_read_gets_answers_only() -> None:
+    """A seat without permission to read passes events without frames, and its barriers still fall."""
+    seat = await take_seat(reads=False)
+    for _ in range(5):
+        seat.stream.append(said())
+    seat.connection.tell(Ack(), barrier=3)
+    await seat.sink.commit()
+    assert briefly(await seat.read()) == ["ack"]
+    assert seat.connection.cursor.seq == 5
+
+
+# Replay.
+
+
+async def test_replay_ends_where_it_was_promised() -> None:
+    """``replay_completed`` stands between what was visible at the resume and what came later, and counts right."""
+    seat = await take_seat()
+    for number in range(10):
+        seat.stream.append(said(number))
+    await seat.sink.commit()
+    seat.connection.replay(4)
+    seat.stream.append(said())
+    await seat.sink.commit()
+    fields = await seat.read()
+    assert briefly(fields) == [5, 6, 7, 8, 9, 10, "replay_completed", 11]
+    assert fields[6] == {
+        "type": "replay_completed",
+        "epoch": seat.stream.epoch,
+        "from_seq": 4,
+        "to_seq": 10,
+        "count": 6,
+        "complete": True,
+        "reason": None,
+        "timestamp": NOW,
+    }
+
+
+async def test_replay_of_nothing_is_completed_at_once() -> None:
+    """A client that has missed nothing is told so without waiting for an event."""
+    seat = await take_seat()
+    seat.stream.append(said())
+    await seat.sink.commit()
+    seat.connection.replay(1)
+    fields = await seat.read()
+    assert [(f["type"], f["from_seq"], f["to_seq"], f["count"]) for f in fields] == [("replay_completed", 1, 1, 0)]
+
+
+async def test_replay_from_the_store_counts_what_was_sent() -> None:
+    """Behind the ring the count is that of the frames, without the deltas that were not kept, and nothing lags."""
+    seat = await take_seat(ring=10)
+    for number in range(1000):
+        seat.stream.append(said() if number % 2 else delta("x"))
+    await seat.sink.commit()
+    seat.connection.replay(0)
+    fields = await seat.read(1000)
+    assert briefly(fields).count("replay_completed") == 1
+    assert fields[-1]["type"] == "replay_completed"
+    assert (fields[-1]["to_seq"], fields[-1]["count"]) == (1000, len(fields) - 1)
+    assert "lagging" not in briefly(fields)
+
+
+async def test_the_last_resume_wins() -> None:
+    """A resume in the middle of another one begins anew; only the last one is completed."""
+    seat = await take_seat()
+    for _ in range(10):
+        seat.stream.append(said())
+    await seat.sink.commit()
+    seat.connection.replay(0)
+    first = await seat.slice(1)
+    seat.connection.replay(7)
+    fields = [fields_of(frame) for frame in first] + await seat.read()
+    assert briefly(fields) == [1, 8, 9, 10, "replay_completed"]
+    assert (fields[-1]["from_seq"], fields[-1]["count"]) == (7, 3)
+
+
+async def test_a_jump_passes_everything() -> None:
+    """After a jump only what comes later is handed out; an open replay is never completed."""
+    seat = await take_seat()
+    for _ in range(10):
+        seat.stream.append(said())
+    await seat.sink.commit()
+    seat.connection.replay(0)
+    seat.connection.jump()
+    seat.connection.tell(Ack(), barrier=11)
+    assert await seat.read() == []
+    seat.stream.append(said())
+    await seat.sink.commit()
+    assert briefly(await seat.read()) == [11, "ack"]
+
+
+# Lagging.
+
+
+async def test_a_live_reader_is_told_what_it_skipped() -> None:
+    """Who falls off the ring gets the durable events from the store, then a notice that counts the deltas left out."""
+    seat = await take_seat(ring=10)
+    seat.stream.append(said())
+    await seat.sink.commit()
+    await seat.read()
+    for number in range(1000):
+        seat.stream.append(said() if number % 4 == 0 else delta("x"))
+    await seat.sink.commit()
+    fields = await seat.read(5000)
+    assert fields[-1]["type"] == "lagging"
+    events = [f for f in fields if "event_id" in f]
+    assert [f["seq"] for f in events if f["type"] == "agent_event"] == list(range(2, 1002, 4))
+    lagging = {k: fields[-1][k] for k in ("skipped", "from_seq", "to_seq")}
+    assert lagging == {"skipped": 1000 - len(events), "from_seq": 1, "to_seq": 1001}
+    assert briefly(fields).count("lagging") == 1
+
+
+async def test_who_skips_nothing_is_told_nothing() -> None:
+    """A reader that got everything from the store, because nothing but durable events was there, is not bothered."""
+    seat = await take_seat(ring=10)
+    for _ in range(600):
+        seat.stream.append(said())
+    await seat.sink.commit()
+    assert briefly(await seat.read(3000)) == list(range(1, 601))
+
+
+async def test_each_lag_is_told_by_itself() -> None:
+    """Two lags are two notices, each with its own numbers."""
+    seat = await take_seat(ring=10)
+    told = []
+    for _ in range(2):
+        seat.stream.append(said())
+        for _ in range(500):
+            seat.stream.append(delta("x"))
+        seat.stream.append(said())
+        await seat.sink.commit()
+        told += [(f["from_seq"], f["to_seq"]) for f in await seat.read() if f["type"] == "lagging"]
+    assert told == [(0, 502), (502, 1004)]
+
+
+async def test_a_store_that_is_away_changes_nothing() -> None:
+    """While the store fails nothing is lost and nothing said twice; answers still go out."""
+    seat = await take_seat(ring=10)
+    for number in range(400):
+        seat.stream.append(said() if number % 2 else delta("x"))
+    await seat.sink.commit()
+    seat.store.failures = 2
+    for _ in range(2):
+        with pytest.raises(Trimmed):
+            seat.connection.take(65536)
+        with pytest.raises(StoreError):
+            await seat.connection.refill()
+    seat.connection.tell(Pong())
+    fields = await seat.read()
+    assert fields[0]["type"] == "pong"
+    assert briefly(fields).count("lagging") == 1
+    assert [f["seq"] for f in fields if f["type"] == "agent_event"] == list(range(2, 401, 2))
+
+
+async def test_a_resume_in_the_middle_of_a_lag_ends_it() -> None:
+    """After a resume the numbers of an older lag mean nothing any more, so they are not told."""
+    seat = await take_seat(ring=10)
+    for _ in range(60):
+        seat.stream.append(said())
+    await seat.sink.commit()
+    await seat.read()
+    for number in range(600):
+        seat.stream.append(said() if number % 2 else delta("x"))
+    await seat.sink.commit()
+    await seat.slice(1)
+    await seat.slice(1)
+    seat.connection.replay(50)
+    fields = await seat.read()
+    assert briefly(fields).count("replay_completed") == 1
+    assert "lagging" not in briefly(fields)
+
+
+# Bounds.
+
+
+async def test_unread_answers_stop_the_reading_and_then_close() -> None:
+    """Above the first bound the pump waits until answers have gone; above the second the seat is closed with 4000."""
+    seat = await take_seat()
+    connection = seat.connection
+    with trio.fail_after(5):
+        await connection.wait_for_room()
+    while connection._control_bytes <= CONTROL_HIGH:
+        connection.tell(ConnectionWarning(code="X", error="x" * 50_000))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(connection.wait_for_room)
+        await trio.testing.wait_all_tasks_blocked()
+        assert len(nursery.child_tasks) == 1
+        connection.take(65536)
+    while not seat.wire.closed:
+        connection.tell(ConnectionWarning(code="X", error="x" * 500_000))
+        assert connection._control_bytes < CONTROL_MAX + 600_000
+    assert seat.wire.closed == [(CloseCode.SLOW_CONSUMER, "too many answers were not read")]
+    with trio.fail_after(5):
+        await connection.wait_for_room()
+
+
+async def test_a_closing_seat_says_its_last_words_only() -> None:
+    """After ``shut`` answers that wait for nothing still go out; events, held answers and new ones do not."""
+    seat = await take_seat()
+    seat.stream.append(said())
+    seat.connection.tell(Ack(message_id="held"), barrier=1)
+    seat.connection.tell(Ack(message_id="last"))
+    seat.connection.shut(CloseCode.NORMAL, "bye")
+    seat.connection.shut(CloseCode.INTERNAL, "again")
+    seat.connection.tell(Ack(message_id="too late"))
+    wakes = seat.wire.wakes
+    await seat.sink.commit()
+    assert seat.wire.wakes == wakes
+    assert [f.get("message_id") for f in await seat.read()] == ["last"]
+    assert seat.wire.closed == [(CloseCode.NORMAL, "bye")]
+    assert not seat.connection.pending
+
+
+async def test_the_inbox_is_bounded() -> None:
+    """A client that is not served is not read any further."""
+    seat = await take_seat()
+    for _ in range(INBOX):
+        seat.connection.inbox_in.send_nowait(Incoming())
+    with pytest.raises(trio.WouldBlock):
+        seat.connection.inbox_in.send_nowait(Incoming())
+
+
+async def test_traffic_counts_what_went_out() -> None:
+    """Events and answers count as messages out."""
+    seat = await take_seat()
+    seat.stream.append(said())
+    await seat.sink.commit()
+    seat.connection.tell(Pong())
+    await seat.read()
+    assert seat.connection.traffic.messages_out == 2
+
+
+# Everything at once.
+
+WORK = st.lists(
+    st.tuples(st.just("say"), st.booleans())
+    | st.tuples(st.just("commit"), st.integers(1, 5))
+    | st.tuples(st.just("ask"), st.integers(-3, 5))
+    | st.tuples(st.just("read"), st.sampled_from([1, 300, 5000]))
+    | st.tuples(st.just("resume"), st.integers(0, 30)),
+    max_size=80,
+)
+
+
+@attrs.define
+class Watcher:
+    """Checks every frame of a seat against what was promised."""
+
+    seat: Seat
+    seq: int = 0
+    since: int = 0
+    promised: list[tuple[int, int]] = attrs.field(factory=list)
+    answered: list[int] = attrs.field(factory=list)
+    asked: dict[int, tuple[int, int]] = attrs.field(factory=dict)
+
+    def hear(self, fields: dict[str, Any]) -> None:
+        if "event_id" in fields:
+            late = [number for number, (barrier, _) in self.asked.items() if barrier < fields["seq"] and barrier > 0]
+            assert not late, f"{fields['seq']} came before the answers {late}"
+            assert fields["seq"] > self.seq
+            self.seq = fields["seq"]
+            self.since += 1
+        elif fields["type"] == "ack":
+            barrier, _ = self.asked.pop(fields["seq"])
+            assert barrier <= self.seat.connection.cursor.seq
+            self.answered.append(fields["seq"])
+        elif fields["type"] == "replay_completed":
+            assert (fields["from_seq"], fields["to_seq"]) == self.promised[-1]
+            assert self.seq <= fields["to_seq"]
+            assert fields["count"] == self.since
+            self.promised.clear()
+        else:
+            assert fields["type"] == "lagging"
+            assert fields["from_seq"] < fields["to_seq"]
+            assert 0 < fields["skipped"] <= fields["to_seq"] - fields["from_seq"]
+
+
+async def _work(work: Sequence[Any], ring: int) -> None:
+    seat = await take_seat(ring)
+    watcher = Watcher(seat)
+    stream, cursor = seat.stream, seat.connection.cursor
+    for number, (what, figure) in enumerate(work):
+        if what == "say":
+            stream.append(said() if figure else delta("x"))
+        elif what == "commit":
+            await seat.sink.commit(figure)
+        elif what == "ask":
+            barrier = min(stream.last, max(0, cursor.seq + figure))
+            # What the cursor has passed is no barrier; 0 marks it here.
+            watcher.asked[number] = (barrier if barrier > cursor.seq else 0, cursor.seq)
+            seat.connection.tell(Ack(seq=number), barrier=barrier)
+        elif what == "resume":
+            seq = max(0, watcher.seq - figure)
+            watcher.seq, watcher.since = seq, 0
+            watcher.promised.append((seq, stream.visible))
+            seat.connection.replay(seq)
+        else:
+            for frame in await seat.slice(figure):
+                watcher.hear(fields_of(frame))
+    await seat.sink.commit()
+    for fields in await seat.read(1000):
+        watcher.hear(fields)
+    assert watcher.asked == {}
+    assert watcher.promised == []
+    assert cursor.seq == stream.visible == stream.last
+    assert len(set(watcher.answered)) == len(watcher.answered)
+
+
+@settings(max_examples=300, deadline=None)
+@given(WORK, st.sampled_from([0, 5, 1000]))
+def test_every_promise_holds_in_any_order_of_things(work: Sequence[Any], ring: int) -> None:
+    """Whatever is said, asked, resumed and read in whatever order: answers follow their events, replays end in place."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stream_module, "CHUNK_ROWS", 3)
+        patch.setattr(stream_module, "MERGE_BEHIND", 4)
+        trio.run(_work, work, ring)

@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from netra_ws.server import Server
+from tests.conftest import StartServer
+from tests.kit import connect, http, operator, token
+from tests.wire.agents import waiter
+
+
+async def stats_of(server: Server, bearer: str | None = None) -> dict[str, object]:
+    answer = await http(server, "/ws/stats", bearer=bearer)
+    assert answer.status == 200
+    assert answer.headers["cache-control"] == "no-store"
+    fields: dict[str, object] = answer.json()
+    return fields
+
+
+async def test_everybody_sees_counts_and_nobody_sees_names(server: StartServer) -> None:
+    """Without a token there are sums only."""
+    running = await server()
+    async with connect(running, "somebody-special") as client:
+        await client.ask("ping")
+        await client.ask("strat_agent")
+        stats = await stats_of(running)
+        assert stats["users"] == stats["connections"] == stats["streams"] == 1
+        assert stats["runs"] == 0
+        assert stats["messages_in"] == 2
+        assert stats["messages_out"] == 3
+        assert stats["errors"] == {"UNKNOWN_TYPE": 1}
+        assert stats["auth"] == {"ok": 1, "missing": 0, "expired": 0, "invalid": 0}
+        assert stats["connections_total"] == {"accepted": 1}
+        assert "by_user" not in stats
+        assert "special" not in str(stats)
+
+
+async def test_an_operator_sees_users_connections_and_runs(server: StartServer) -> None:
+    """With an operator's token each connection is told with its figures."""
+    running = await server(agents={"waiter": waiter})
+    async with connect(running) as client, connect(running, "bob"):
+        ack = await client.ask("user_message", content="x", agent="waiter")
+        await client.ask("strat_agent")
+        stats = await stats_of(running, operator())
+        assert set(stats["by_user"]) == {"ada", "bob"}
+        ada = stats["by_user"]["ada"]
+        assert ada["state"] == "open"
+        assert [run["run_id"] for run in ada["runs"]] == [ack["run_id"]]
+        (connection,) = ada["connections"]
+        assert connection["connection_id"] == client.welcome["connection_id"]
+        assert connection["thread_id"] == ack["thread_id"]
+        assert (connection["messages_in"], connection["errors"], connection["cursor_lag"]) == (2, 1, 0)
+        assert connection["bytes_in"] > 50
+        assert connection["bytes_out"] > 500
+        assert abs(connection["last_activity"] - time.time()) < 5
+        assert connection["rtt_ms"] is None
+        assert ada["stream"]["readers"] == 1
+
+
+@pytest.mark.parametrize(
+    ("bearer", "status", "code"),
+    [
+        (token(), 403, "FORBIDDEN"),
+        (token(permissions=["operators"]), 403, "FORBIDDEN"),
+        ("nonsense", 401, "TOKEN_INVALID"),
+        (token(permissions=["operator"], expires_s=-60), 401, "TOKEN_EXPIRED"),
+    ],
+)
+async def test_other_tokens_are_refused(bearer: str, status: int, code: str, server: StartServer) -> None:
+    """A token that is no operator's, or not good, is not passed over in silence."""
+    answer = await http(await server(), "/ws/stats", bearer=bearer)
+    assert (answer.status, answer.json()["code"]) == (status, code)
+
+
+async def test_guessing_tokens_here_locks_the_address_out(server: StartServer) -> None:
+    """Failed tokens count against the address, and this page asks that budget, too."""
+    running = await server(limits__failed_connects_per_minute_per_address=2)
+    for _ in range(2):
+        assert (await http(running, "/ws/stats", bearer="guess")).status == 401
+    answer = await http(running, "/ws/stats", bearer=operator())
+    assert (answer.status, answer.json()["code"]) == (429, "RATE_LIMITED")
+    assert int(answer.headers["retry-after"]) >= 1
+    assert (await http(running, "/ws/stats")).status == 200, "without a token nothing is guessed"
+
+
+async def test_the_config_tells_how_to_connect(server: StartServer) -> None:
+    """A client learns endpoint, protocols, carriers, limits, heartbeat and features without a token."""
+    running = await server(timing__heartbeat_interval_s=7, limits__max_runs_per_user=3)
+    answer = await http(running, "/ws/config")
+    config = answer.json()
+    assert config["endpoint"] == "/ws"
+    assert config["protocols"] == ["netra.v1"]
+    assert config["auth"] == {"methods": ["jwt"], "carriers": ["header", "subprotocol"]}
+    assert config["heartbeat"] == {"interval_s": 7, "pong_timeout_s": 8.0}
+    assert config["limits"]["max_runs_per_user"] == 3
+    assert config["limits"]["max_message_bytes"] == 1_048_576
+    assert {"resume", "threads"} <= set(config["features"])
+    assert "secret" not in answer.body.decode()
+    assert (await http(await server(auth__query_token=True), "/ws/config")).json()["auth"]["carriers"][-1] == "query"
