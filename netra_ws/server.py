@@ -32,7 +32,7 @@ from netra_ws.history.opening import make_store
 from netra_ws.history.recorder import Recorder
 from netra_ws.history.recovery import close_lost_runs
 from netra_ws.history.stores.contract import Store
-from netra_ws.history.stream import Streams
+from netra_ws.history.streams import Streams
 from netra_ws.identity import Identity
 from netra_ws.measures import Histogram, memory_bytes
 from netra_ws.settings import Settings, development_secret, problems

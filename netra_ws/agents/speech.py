@@ -1,7 +1,8 @@
 """What a run is saying right now: its current message and its current thought.
 
 A message is told piece by piece (``delta``) and once more as a whole (``full``) when it ends; only the
-whole is stored, with its row in the ledger. A streamed thought likewise, without a row.
+whole is stored, with its row in the ledger. A streamed thought likewise, without a row. On the way a
+long message is told as a whole now and then, so that a crash costs a few seconds of it, not all.
 """
 
 from __future__ import annotations
@@ -10,12 +11,18 @@ from collections.abc import Iterator
 from typing import Any, Protocol
 
 import attrs
+import trio
 
 from netra_ws.agents.request import RunPolicy, new_id
 from netra_ws.errors import EventTooLarge
 from netra_ws.history.stores.contract import MessageRow, PutMessage, Write
 from netra_ws.history.stream import Entry
 from netra_ws.protocol.events import AgentMessage, AgentThinking, Event
+
+#: A snapshot of a message is due after so many seconds with new text, or when so many bytes, and half
+#: as much again as it had, are new: so all snapshots together stay below three times the text.
+SNAPSHOT_S = 5.0
+SNAPSHOT_BYTES = 16 * 1024
 
 
 class Voice(Protocol):
@@ -61,6 +68,8 @@ class Speech:
     _message_id: str | None = None
     _pieces: list[str] = attrs.field(factory=list)
     _message_bytes: int = 0
+    _snapshot_bytes: int = 0
+    _snapshot_at: float = 0.0
     _thought: list[str] = attrs.field(factory=list)
     _thought_bytes: int = 0
 
@@ -79,13 +88,22 @@ class Speech:
                 self.end_message()
             if self._message_id is None:
                 self._message_id = new_id("msg")
+                self._snapshot_bytes, self._snapshot_at = 0, trio.current_time()
                 self.anything = True
             self._voice.tell(
                 AgentMessage(**self._voice.names(), message_id=self._message_id, phase="delta", content=part)
             )
             self._pieces.append(part)
             self._message_bytes += size
+            if self._snapshot_due():
+                self._snapshot_bytes, self._snapshot_at = self._message_bytes, trio.current_time()
+                self.write_message(self._message_id, self.said)
             yield
+
+    def _snapshot_due(self) -> bool:
+        if trio.current_time() - self._snapshot_at >= SNAPSHOT_S:
+            return True
+        return self._message_bytes - self._snapshot_bytes >= max(SNAPSHOT_BYTES, self._snapshot_bytes // 2)
 
     def end_message(self) -> None:
         """End the current message, if there is one; what is said next is another one."""
@@ -98,7 +116,7 @@ class Speech:
         self.write_message(message_id, text)
 
     def write_message(self, message_id: str, text: str) -> None:
-        """Append a message's final ``full`` together with its row."""
+        """Append a message's ``full`` together with its row."""
         voice = self._voice
         self.anything = True
 

@@ -17,7 +17,7 @@ from typing import Protocol
 import attrs
 import trio
 
-from netra_ws.history.stream import Cursor
+from netra_ws.history.cursor import Cursor
 from netra_ws.identity import Identity
 from netra_ws.protocol.closing import CloseCode
 from netra_ws.protocol.codec import Incoming, encode_reply
@@ -108,6 +108,7 @@ class Connection:
     _room: trio.Event = attrs.field(factory=trio.Event)
     _lagging: bool = False
     _replaying: bool = False
+    _setting: int = 0
 
     def __attrs_post_init__(self) -> None:
         self.inbox_in, self.inbox = trio.open_memory_channel[Incoming](INBOX)
@@ -217,33 +218,36 @@ class Connection:
 
     async def refill(self) -> None:
         """Read on from the store after ``Trimmed``; a live reader is told what it skips."""
-        cursor = self.cursor
+        cursor, setting = self.cursor, self._setting
         began, sent = cursor.seq, cursor.sent
         await cursor.refill()
         upto = cursor.refill_end
-        if upto and not self._lagging and not self._replaying:
-            self._lagging = True
-            self.hold(upto, lambda: self._end_of_lag(began, upto, sent))
+        if not upto or self._lagging or self._replaying or setting != self._setting:
+            return
+        self._lagging = True
 
-    def _end_of_lag(self, began: int, upto: int, sent: int) -> bytes | None:
-        self._lagging = False
-        skipped = (upto - began) - (self.cursor.sent - sent)
-        if skipped <= 0 or self.cursor.origin > began:
-            return None
-        return encode_reply(Lagging(skipped=skipped, from_seq=began, to_seq=upto), self.clock())
+        def end_of_lag() -> bytes | None:
+            if setting != self._setting:
+                return None
+            self._lagging = False
+            skipped = (upto - began) - (cursor.sent - sent)
+            if skipped <= 0:
+                return None
+            return encode_reply(Lagging(skipped=skipped, from_seq=began, to_seq=upto), self.clock())
+
+        self.hold(upto, end_of_lag)
 
     # Positions.
 
     def replay(self, seq: int) -> None:
         """Go on behind *seq*; ``replay_completed`` stands between what was and what will be."""
-        cursor = self.cursor
-        cursor.move(seq)
-        self._lagging = False
-        upto = cursor.stream.visible
+        setting = self._set(seq)
         self._replaying = True
+        cursor = self.cursor
+        upto = cursor.stream.visible
 
         def done() -> bytes | None:
-            if not self._replaying or cursor.origin != seq:
+            if setting != self._setting:
                 return None
             self._replaying = False
             reply = ReplayCompleted(
@@ -260,6 +264,12 @@ class Connection:
 
     def jump(self) -> None:
         """Go on behind everything that is visible now."""
-        self._replaying = self._lagging = False
-        self.cursor.move(self.cursor.stream.visible)
+        self._set(self.cursor.stream.visible)
         self.wire.wake()
+
+    def _set(self, seq: int) -> int:
+        """Set the position; notices about what an older one meant are not given any more."""
+        self._setting += 1
+        self._replaying = self._lagging = False
+        self.cursor.move(seq)
+        return self._setting

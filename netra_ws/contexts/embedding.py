@@ -13,8 +13,8 @@ from netra_ws.agents.run import Run
 from netra_ws.contexts.context import UserContext
 from netra_ws.contexts.starting import Ask, start
 from netra_ws.errors import ClientError, RunClosed, Trimmed
+from netra_ws.history.cursor import Cursor
 from netra_ws.history.stores.contract import Store
-from netra_ws.history.stream import Cursor
 from netra_ws.identity import Identity
 from netra_ws.protocol.codec import Heard, frame_payload, read_server
 from netra_ws.protocol.commands import OnBusy, OnDisconnect

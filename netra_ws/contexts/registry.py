@@ -18,7 +18,7 @@ from netra_ws.contexts.memory import Memories
 from netra_ws.contexts.policy import ContextPolicy
 from netra_ws.errors import Refused
 from netra_ws.history.ledger import Ledger
-from netra_ws.history.stream import Streams
+from netra_ws.history.streams import Streams
 from netra_ws.identity import Identity
 from netra_ws.measures import Histogram, Recent
 from netra_ws.protocol.closing import CloseCode

@@ -79,7 +79,8 @@ class Ledger:
         upto = stream.visible
         partial = stream.partial(thread_id) if before is None else []
         rows = await self.store.messages(stream.user_id, thread_id, limit + 1, _read_seq_mark(before), upto)
-        page = _newest(rows[-limit:])
+        told = {message.message_id for message in partial}
+        page = _newest([row for row in rows[-limit:] if row.message_id not in told])
         messages = [
             HistoryMessage(
                 id=row.message_id,
@@ -96,7 +97,7 @@ class Ledger:
             messages=messages,
             partial=partial,
             stream=Position(epoch=stream.epoch, seq=upto),
-            next=str(page[0].seq) if len(rows) > len(page) else None,
+            next=str(page[0].seq) if page and rows[0].seq < page[0].seq else None,
         )
 
     async def messages(self, user_id: str, thread_id: str, limit: int, upto: int) -> list[MessageRow]:

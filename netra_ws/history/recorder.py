@@ -17,7 +17,8 @@ import trio
 
 from netra_ws.errors import StoreError
 from netra_ws.history.stores.contract import Store, Write
-from netra_ws.history.stream import Step, Streams
+from netra_ws.history.stream import Step
+from netra_ws.history.streams import Streams
 
 logger = logging.getLogger(__name__)
 

@@ -2,8 +2,8 @@
 
 A run whose row says ``queued`` or ``running`` when a server takes the store's lease was lost with
 the process that ran it. Its events are read, and what is open is closed, in the grammar of
-PROTOCOL §3: open inputs, open tool calls, then ``agent_completed`` with status ``lost``. A run that
-had not begun gets its ``agent_started`` first.
+PROTOCOL §3: open inputs, open tool calls, the message it was saying (as far as it is stored), then
+``agent_completed`` with status ``lost``. A run that had not begun gets its ``agent_started`` first.
 """
 
 from __future__ import annotations
@@ -16,10 +16,12 @@ import attrs
 import orjson
 
 from netra_ws.history.recorder import Recorder
-from netra_ws.history.stores.contract import RunRow, SetRunState, Store
-from netra_ws.history.stream import Step, Stream, Streams
+from netra_ws.history.stores.contract import MessageRow, PutMessage, RunRow, SetRunState, Store
+from netra_ws.history.stream import Step, Stream
+from netra_ws.history.streams import Streams
 from netra_ws.protocol.events import (
     AgentCompleted,
+    AgentMessage,
     AgentStarted,
     InputReceived,
     RunError,
@@ -44,6 +46,7 @@ class _Remains:
     started_at: float | None = None
     tools: dict[str, dict[str, Any]] = attrs.field(factory=dict)
     inputs: dict[str, dict[str, Any]] = attrs.field(factory=dict)
+    message: dict[str, Any] | None = None
 
 
 async def close_lost_runs(store: Store, streams: Streams, recorder: Recorder) -> int:
@@ -99,6 +102,8 @@ async def _read_remains(store: Store, stream: Stream, row: RunRow) -> _Remains:
             remains.tools[fields["tool_call_id"]] = fields
         elif event.type == "tool_completed":
             remains.tools.pop(fields["tool_call_id"], None)
+        elif event.type == "agent_message":
+            remains.message = fields
         elif event.type == "input_required":
             remains.inputs[fields["input_id"]] = fields
         elif event.type == "input_received":
@@ -150,6 +155,25 @@ def _close_open(step: Step, run: dict[str, Any], remains: _Remains) -> None:
                 success=False,
                 results=None,
                 duration_ms=round(max(0.0, step.stream.now() - fields["timestamp"]) * 1000),
+            )
+        )
+        remains.events += 1
+    if remains.message is not None:
+        # Clients may have heard more than was stored: they replace it by what everybody will have.
+        message_id, content = remains.message["message_id"], remains.message["content"]
+        entry = step.append(AgentMessage(**run, message_id=message_id, phase="full", content=content))
+        step.write(
+            PutMessage(
+                row=MessageRow(
+                    user_id=step.stream.user_id,
+                    thread_id=run["thread_id"],
+                    message_id=message_id,
+                    run_id=run["run_id"],
+                    role="assistant",
+                    content=content,
+                    created_at=remains.message["timestamp"],
+                    seq=entry.seq,
+                )
             )
         )
         remains.events += 1

@@ -9,27 +9,22 @@ numbers say what may be seen::
 order, a durable one after its commit, and none behind the durable reservation: so after a crash the
 next process goes on behind ``reserved`` and no number that anybody saw is ever used again.
 
-Readers hold a position, not a queue. A cursor reads the memory ring while it can. One that fell off
-the ring (``Trimmed``) goes on from the store: all durable events up to what is visible now, and for
-each text that is still being said one ``full`` in place of the deltas that were not kept. Live and
-replay are the same reader on the same log, so there is no seam between them.
+Readers hold a position, not a queue (``history/cursor.py``). For those who come late the stream knows
+every text that is being said right now: what was said in deltas is not stored, but must not be lost.
 """
 
 from __future__ import annotations
 
-import secrets
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import islice
 from typing import Literal, Protocol
 
 import attrs
-import trio
 
 from netra_ws.errors import Trimmed
-from netra_ws.history.stores.contract import EventRow, PutEvent, PutStream, Store, StreamRow, Write
-from netra_ws.protocol.codec import encode_event, frame_payload, text_frame
+from netra_ws.history.stores.contract import PutEvent, PutStream, Write
+from netra_ws.protocol.codec import encode_event, frame_payload
 from netra_ws.protocol.events import AgentCompleted, AgentMessage, AgentThinking, Event, RunEvent, Stamp
 from netra_ws.protocol.replies import PartialMessage
 
@@ -38,10 +33,6 @@ RESERVE = 4096
 #: More than this many uncommitted entries or bytes in one stream hold back the agent that writes them.
 BACKLOG_ENTRIES = 1024
 BACKLOG_BYTES = 4 * 1024 * 1024
-#: A reader that is so many entries behind gets neighbouring deltas of one text as one frame.
-MERGE_BEHIND = 64
-#: Rows of one read from the store while catching up.
-CHUNK_ROWS = 256
 
 ResetReason = Literal["epoch_changed", "trimmed", "ahead"]
 TextKey = tuple[str, str]
@@ -63,12 +54,17 @@ class Entry:
 
 @attrs.define(slots=True)
 class _OpenText:
-    """A message or thought that is still being said: what a late reader gets in place of its deltas."""
+    """A message or thought that is being said: what a late reader gets in place of its deltas.
+
+    ``stored`` says that the last thing heard of it was a ``full``: then the store has all of it, whether
+    that was its end or a snapshot on the way.
+    """
 
     event: AgentMessage | AgentThinking
     pieces: list[str]
     seq: int
     timestamp: float
+    stored: bool = False
 
     def text(self) -> str:
         if len(self.pieces) > 1:
@@ -288,16 +284,23 @@ class Stream:
             entry.event = None
 
     def _say(self, key: TextKey, event: AgentMessage | AgentThinking, piece: str, entry: Entry) -> None:
-        if event.phase == "full":
-            self._texts.pop(key, None)
+        texts = self._texts
+        full = event.phase == "full"
+        if full and isinstance(event, AgentThinking):
+            texts.pop(key, None)  # a thought has no name: what comes next is another one
             return
-        open_text = self._texts.get(key)
-        if open_text is None:
-            self._texts[key] = _OpenText(event, [piece], entry.seq, entry.timestamp)
+        known = texts.get(key)
+        if known is None:
+            # A run says one message at a time: what it said before this one is complete.
+            for other in [other for other, text in texts.items() if other[0] == key[0] and text.stored]:
+                del texts[other]
+            texts[key] = _OpenText(event, [piece], entry.seq, entry.timestamp, full)
             return
-        open_text.pieces.append(piece)
-        open_text.seq = entry.seq
-        open_text.timestamp = entry.timestamp
+        if full:
+            known.pieces = [piece]
+        else:
+            known.pieces.append(piece)
+        known.stored, known.seq, known.timestamp = full, entry.seq, entry.timestamp
 
     def _wake_readers(self) -> None:
         for reader in self._readers:
@@ -368,13 +371,17 @@ class Stream:
         return [
             PartialMessage(message_id=event.message_id, run_id=event.run_id, content=open_text.text())
             for open_text in self._texts.values()
-            if isinstance(event := open_text.event, AgentMessage) and event.thread_id == thread_id
+            if isinstance(event := open_text.event, AgentMessage)
+            and event.thread_id == thread_id
+            and not open_text.stored
         ]
 
     def open_texts(self) -> list[tuple[int, bytes]]:
         """Return one ``full`` frame per open text, at the seq of its last visible delta, ascending."""
         frames = []
         for open_text in self._texts.values():
+            if open_text.stored:
+                continue
             event = open_text.event
             full: RunEvent
             if isinstance(event, AgentMessage):
@@ -441,221 +448,3 @@ def _same_text(first: AgentMessage | AgentThinking, other: Event | None) -> str 
     elif isinstance(other, AgentThinking) and other.run_id == first.run_id:
         return other.reasoning
     return None
-
-
-@attrs.define(eq=False)
-class Cursor:
-    """How far one connection has read one stream.
-
-    Attributes:
-        seq: Everything up to here was handed out.
-        origin: Where the position was last set.
-        sent: Frames handed out since then.
-    """
-
-    stream: Stream
-    store: Store
-    seq: int
-    origin: int = attrs.field(init=False)
-    sent: int = 0
-    _ahead: deque[tuple[int, bytes]] = attrs.field(factory=deque)
-    _upto: int = 0
-    _fulls: deque[tuple[int, bytes]] = attrs.field(factory=deque)
-    _read: int = 0
-
-    def __attrs_post_init__(self) -> None:
-        self.origin = self.seq
-
-    def move(self, seq: int) -> None:
-        """Set the position; what was read ahead is forgotten."""
-        self.seq = self.origin = seq
-        self.sent = self._upto = self._read = 0
-        self._ahead.clear()
-        self._fulls.clear()
-
-    @property
-    def pending(self) -> bool:
-        """Whether there is anything to hand out."""
-        return self.seq < self.stream.visible
-
-    @property
-    def must_refill(self) -> bool:
-        """Whether ``take`` would raise ``Trimmed``."""
-        if self._ahead:
-            return False
-        return self._read < self._upto or (not self._upto and self.seq + 1 < self.stream.first)
-
-    def take(self, room: int, upto: int | None = None) -> list[bytes]:
-        """Return the next frames, together about *room* bytes: at least one when any is pending.
-
-        Args:
-            upto: Stop behind this seq, so that something can be said right there.
-
-        Raises:
-            Trimmed: The position fell off the ring; ``await refill()`` and take again.
-        """
-        end = self.stream.visible if upto is None else min(upto, self.stream.visible)
-        if self._upto:
-            return self._take_ahead(room, end)
-        frames: list[bytes] = []
-        entries = self.stream.entries(self.seq, end)
-        merge = len(entries) > MERGE_BEHIND
-        position = 0
-        while position < len(entries) and room > 0:
-            if merge:
-                frame, count = self.stream.merged(entries, position)
-            else:
-                frame, count = entries[position].frame, 1
-            frames.append(frame)
-            room -= len(frame)
-            position += count
-            self.seq = entries[position - 1].seq
-        self.sent += len(frames)
-        return frames
-
-    def _take_ahead(self, room: int, end: int) -> list[bytes]:
-        frames: list[bytes] = []
-        while self._ahead and room > 0 and self._ahead[0][0] <= end:
-            self.seq, frame = self._ahead.popleft()
-            frames.append(frame)
-            room -= len(frame)
-        self.sent += len(frames)
-        # Numbers between what was read are deltas that were not kept: pass over them.
-        known = self._ahead[0][0] - 1 if self._ahead else self._read
-        self.seq = max(self.seq, min(known, end))
-        if self.seq >= self._upto:
-            self._upto = 0
-        elif not frames and not self._ahead and self._read < self._upto:
-            raise Trimmed("more is in the store")
-        return frames
-
-    @property
-    def refill_end(self) -> int:
-        """Up to which seq the store is being read; 0 when it is not."""
-        return self._upto
-
-    async def refill(self) -> None:
-        """Read the next chunk from the store.
-
-        *Cancellation:* nothing is lost; the position moves only when frames are taken.
-
-        Raises:
-            StoreError: The store did not answer; call again later.
-        """
-        if self._ahead:
-            return
-        if not self._upto:
-            # Decided in one go: what is visible now comes from the store, and texts that are
-            # still open at this moment as one full each, at the number of their last delta.
-            self._upto = self.stream.visible
-            self._read = self.seq
-            self._fulls = deque((seq, frame) for seq, frame in self.stream.open_texts() if seq > self.seq)
-        after, upto = self._read, self._upto
-        rows = await self.store.events(self.stream.key, self.stream.epoch, after, upto, CHUNK_ROWS)
-        if (after, upto) != (self._read, self._upto):
-            return  # the position was moved meanwhile
-        self._read = rows[-1].seq if len(rows) == CHUNK_ROWS else upto
-        self._ahead.extend(self._with_fulls(rows, self._read))
-
-    def _with_fulls(self, rows: Sequence[EventRow], upto: int) -> Iterator[tuple[int, bytes]]:
-        for row in rows:
-            while self._fulls and self._fulls[0][0] < row.seq:
-                yield self._fulls.popleft()
-            yield row.seq, text_frame(row.payload)
-        while self._fulls and self._fulls[0][0] <= upto:
-            yield self._fulls.popleft()
-
-
-@attrs.define
-class Streams:
-    """All streams in memory: those in use, and the most recently used idle ones.
-
-    A stream outlives its context, so that a user who comes back replays from memory. At most
-    *max_idle* idle streams are kept; the least recently used one is forgotten (the store has it).
-    """
-
-    store: Store
-    sink: StepSink
-    clock: Callable[[], float]
-    ring_events: int = 2000
-    ring_bytes: int = 4 * 1024 * 1024
-    max_idle: int = 1000
-    counts: StreamCounts = attrs.field(factory=StreamCounts)
-    _streams: dict[str, Stream] = attrs.field(factory=dict)
-    _unpinned: dict[str, Stream] = attrs.field(factory=dict)  # the last released stand last
-    _opening: dict[str, trio.Event] = attrs.field(factory=dict)
-
-    async def open(self, user_id: str) -> Stream:
-        """Return the stream of a user, pinned until ``release``.
-
-        Raises:
-            StoreError: The store did not answer.
-        """
-        key = f"user:{user_id}"
-        while key in self._opening:
-            await self._opening[key].wait()
-        stream = self._streams.get(key)
-        if stream is None:
-            self._opening[key] = trio.Event()
-            try:
-                stream = self._streams[key] = self._restored(key, user_id, await self.store.stream(key))
-            finally:
-                self._opening.pop(key).set()
-        return self._pin(stream)
-
-    def _restored(self, key: str, user_id: str, row: StreamRow | None) -> Stream:
-        if row is None:
-            row = StreamRow(key=key, epoch=secrets.token_hex(6), reserved=0)
-        return Stream(
-            key=key,
-            user_id=user_id,
-            epoch=row.epoch,
-            last=row.reserved,
-            trimmed=row.trimmed,
-            reserved=row.reserved,
-            sink=self.sink,
-            clock=self.clock,
-            ring_events=self.ring_events,
-            ring_bytes=self.ring_bytes,
-            counts=self.counts,
-        )
-
-    def pinned(self, user_id: str) -> Stream:
-        """Pin a stream once more that is in memory already.
-
-        Raises:
-            KeyError: It is not; ``open`` it first.
-        """
-        return self._pin(self._streams[f"user:{user_id}"])
-
-    def _pin(self, stream: Stream) -> Stream:
-        self._unpinned.pop(stream.key, None)
-        stream.pins += 1
-        return stream
-
-    def release(self, stream: Stream) -> None:
-        """Give a pin back; idle streams beyond the bound are forgotten."""
-        stream.pins -= 1
-        if not stream.pins:
-            self._unpinned[stream.key] = stream
-        self.evict()
-
-    def evict(self) -> None:
-        """Forget the least recently used idle streams beyond ``max_idle``."""
-        excess = len(self._unpinned) - self.max_idle
-        if excess <= 0:
-            return
-        for key in list(islice((key for key, stream in self._unpinned.items() if stream.idle), excess)):
-            del self._unpinned[key], self._streams[key]
-
-    def trimmed(self, ends: dict[str, int]) -> None:
-        """Tell streams in memory up to where the store has removed their events."""
-        for key, seq in ends.items():
-            if key in self._streams:
-                self._streams[key].trimmed = seq
-
-    def __iter__(self) -> Iterator[Stream]:
-        return iter(list(self._streams.values()))
-
-    def __len__(self) -> int:
-        return len(self._streams)

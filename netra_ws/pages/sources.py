@@ -12,7 +12,7 @@ from netra_ws.access import Admission
 from netra_ws.contexts.registry import Registry
 from netra_ws.history.recorder import Recorder
 from netra_ws.history.stores.contract import Store
-from netra_ws.history.stream import Streams
+from netra_ws.history.streams import Streams
 from netra_ws.measures import Histogram
 from netra_ws.wire.door import Door
 from netra_ws.wire.heartbeat import Heartbeat

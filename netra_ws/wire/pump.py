@@ -24,8 +24,8 @@ from netra_ws.contexts.context import UserContext
 from netra_ws.contexts.dispatch import dispatch
 from netra_ws.contexts.starting import open_thread, write_thread
 from netra_ws.errors import ClientError, StoreError
+from netra_ws.history.cursor import Cursor
 from netra_ws.history.stores.contract import Store
-from netra_ws.history.stream import Cursor
 from netra_ws.identity import Identity
 from netra_ws.protocol.closing import SENT_FOR_THE_LIBRARY, CloseCode
 from netra_ws.protocol.codec import Incoming, read_command
@@ -145,6 +145,9 @@ class Socket:
                     await self._library.aclose(code, reason)
         finally:
             self._closed.set()
+            if self.nursery is not None:
+                # Nothing is left to wait for, least of all room in an inbox behind a command that hangs.
+                self.nursery.cancel_scope.cancel()
 
     async def carry(self) -> bool:
         """Serve the connection until it ends; return whether the client said that it will not come back."""

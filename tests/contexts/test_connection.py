@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from netra_ws.contexts.connection import CONTROL_HIGH, CONTROL_MAX, INBOX, Connection
 from netra_ws.errors import StoreError, Trimmed
-from netra_ws.history import stream as stream_module
-from netra_ws.history.stream import Cursor, Stream
+from netra_ws.history import cursor as cursor_module
+from netra_ws.history.cursor import Cursor
+from netra_ws.history.stream import Stream
 from netra_ws.identity import Identity
 from netra_ws.protocol.closing import CloseCode
 from netra_ws.protocol.codec import Incoming
@@ -234,6 +235,18 @@ async def test_the_last_resume_wins() -> None:
     fields = [fields_of(frame) for frame in first] + await seat.read()
     assert briefly(fields) == [1, 8, 9, 10, "replay_completed"]
     assert (fields[-1]["from_seq"], fields[-1]["count"]) == (7, 3)
+
+
+async def test_a_resume_repeated_is_completed_where_the_second_was_promised() -> None:
+    """Of two resumes from the same position only the second is completed, at what was visible when it came."""
+    seat = await take_seat()
+    for _ in range(2):
+        seat.stream.append(said())
+        await seat.sink.commit()
+        seat.connection.replay(0)
+    fields = await seat.read()
+    assert briefly(fields) == [1, 2, "replay_completed"]
+    assert fields[-1]["to_seq"] == 2
 
 
 async def test_a_jump_passes_everything() -> None:
@@ -471,8 +484,8 @@ async def _work(work: Sequence[Any], ring: int) -> None:
 @settings(max_examples=300, deadline=None)
 @given(WORK, st.sampled_from([0, 5, 1000]))
 def test_every_promise_holds_in_any_order_of_things(work: Sequence[Any], ring: int) -> None:
-    """Whatever is said, asked, resumed and read in whatever order: answers follow their events, replays end in place."""
+    """Whatever is said, asked, resumed and read in whatever order: answers follow their events, replays end right."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(stream_module, "CHUNK_ROWS", 3)
-        patch.setattr(stream_module, "MERGE_BEHIND", 4)
+        patch.setattr(cursor_module, "CHUNK_ROWS", 3)
+        patch.setattr(cursor_module, "MERGE_BEHIND", 4)
         trio.run(_work, work, ring)

@@ -12,10 +12,12 @@ import orjson
 import trio
 
 from netra_ws.errors import StoreError, Trimmed
+from netra_ws.history.cursor import Cursor
 from netra_ws.history.recorder import Recorder
 from netra_ws.history.stores.contract import EventRow, Write
 from netra_ws.history.stores.memory import MemoryStore
-from netra_ws.history.stream import Cursor, Step, Stream, Streams
+from netra_ws.history.stream import Step, Stream
+from netra_ws.history.streams import Streams
 from netra_ws.protocol.codec import frame_payload
 from netra_ws.protocol.events import (
     AgentCompleted,

@@ -14,8 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from netra_ws.errors import StoreError, Trimmed
-from netra_ws.history import stream as stream_module
-from netra_ws.history.stream import CHUNK_ROWS, MERGE_BEHIND, Cursor, Stream
+from netra_ws.history import cursor as cursor_module
+from netra_ws.history.cursor import CHUNK_ROWS, MERGE_BEHIND, Cursor
+from netra_ws.history.stream import Stream
 from netra_ws.protocol.events import AgentMessage, Event
 
 from .kit import (
@@ -193,8 +194,8 @@ async def _work(work: Sequence[Any], ring: int) -> None:
 def test_every_reader_reads_the_same(work: Sequence[Any], ring: int) -> None:
     """However readers stop, continue and lag, each has every durable event once, in order, and every text."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(stream_module, "CHUNK_ROWS", 3)
-        patch.setattr(stream_module, "MERGE_BEHIND", 4)
+        patch.setattr(cursor_module, "CHUNK_ROWS", 3)
+        patch.setattr(cursor_module, "MERGE_BEHIND", 4)
         trio.run(_work, work, ring)
 
 

@@ -10,8 +10,10 @@ import pytest
 import trio
 
 from netra_ws.errors import StoreError, Trimmed
+from netra_ws.history.cursor import Cursor
 from netra_ws.history.stores.contract import PutEvent, PutStream, PutThread
-from netra_ws.history.stream import BACKLOG_ENTRIES, RESERVE, Cursor, Step, Stream, Streams
+from netra_ws.history.stream import BACKLOG_ENTRIES, RESERVE, Step, Stream
+from netra_ws.history.streams import Streams
 
 from .kit import (
     ALICE,

@@ -162,8 +162,8 @@ async def test_smuggled_requests_are_not_read(server: StartServer, unharmed: Unh
         assert answer.body.count(b"HTTP/1.1") == 0
 
 
-async def test_a_thousand_attempts_leave_nothing(server: StartServer, unharmed: Unharmed) -> None:
-    """After a thousand refusals, resets and short visits the server holds what it held before."""
+async def test_hundreds_of_attempts_leave_nothing(server: StartServer, unharmed: Unharmed) -> None:
+    """After hundreds of refusals, resets and short visits the server holds what it held before."""
     running = await server()
     async with unharmed(running):
         limit = trio.CapacityLimiter(50)
@@ -184,5 +184,5 @@ async def test_a_thousand_attempts_leave_nothing(server: StartServer, unharmed: 
                         await client.finish()
 
         async with trio.open_nursery() as nursery:
-            for number in range(1000):
+            for number in range(400):
                 nursery.start_soon(visit, number)

@@ -8,10 +8,12 @@ import pytest
 import trio
 
 from netra_ws.identity import Identity
+from netra_ws.protocol.closing import CloseCode
 from netra_ws.wire import pump as module
 from netra_ws.wire.head import Head
 from netra_ws.wire.pump import PARSE_IN_THREAD
 from tests.conftest import StartServer
+from tests.faulty import FaultyStore, Health
 from tests.kit import CLOSE, TEXT, close_payload, connect, frame, holdings, raw, settles, upgrade
 
 
@@ -85,6 +87,33 @@ async def test_a_full_inbox_does_not_keep_a_closed_connection(server: StartServe
         await client.send_frame(CLOSE, close_payload(1000))
         await client.receive_end()
     await settles(running, before)
+
+
+@pytest.mark.parametrize("recovers", [True, False])
+async def test_a_close_while_the_pump_waits_for_room_in_the_inbox(
+    recovers: bool, server: StartServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A connection that is closed while its commands wait behind a slow one ends, also if that one never does."""
+    monkeypatch.setattr(module, "CLOSE_S", 0.2)
+    store = FaultyStore()
+    running = await server(store=store)
+    before = holdings(running)
+    async with connect(running) as client:
+        store.turn(Health.HANGING)
+        await client.send_bytes(frame(TEXT, '{"type":"list_threads"}') + frame(TEXT, '{"type":"connect"}') * 300)
+        (connection,) = [c for context in running.registry for c in context.connections.values()]
+        with trio.fail_after(5):
+            while not connection.inbox_in.statistics().tasks_waiting_send:
+                await trio.sleep(0.005)
+        connection.shut(CloseCode.SIGNED_OUT, "signed out")
+        if recovers:
+            store.turn(Health.WELL)
+        closed = await client.receive_close()
+        assert closed.code == 4010
+        await client.send_frame(CLOSE, closed.payload)
+        assert await client.receive_end() == b""
+    await settles(running, before)
+    store.turn(Health.WELL)
 
 
 @pytest.mark.parametrize("more", [0, 1])

@@ -1,0 +1,113 @@
+"""All streams in memory: those in use, and the most recently used idle ones."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Iterator
+from itertools import islice
+
+import attrs
+import trio
+
+from netra_ws.history.stores.contract import Store, StreamRow
+from netra_ws.history.stream import StepSink, Stream, StreamCounts
+
+
+@attrs.define
+class Streams:
+    """All streams in memory: those in use, and the most recently used idle ones.
+
+    A stream outlives its context, so that a user who comes back replays from memory. Idle streams
+    beyond *max_idle*, or beyond *max_idle_bytes* together, are forgotten, the least recently used ones
+    first; the store has them.
+    """
+
+    store: Store
+    sink: StepSink
+    clock: Callable[[], float]
+    ring_events: int = 2000
+    ring_bytes: int = 4 * 1024 * 1024
+    max_idle: int = 1000
+    max_idle_bytes: int = 64 * 1024 * 1024
+    counts: StreamCounts = attrs.field(factory=StreamCounts)
+    _streams: dict[str, Stream] = attrs.field(factory=dict)
+    _unpinned: dict[str, int] = attrs.field(factory=dict)  # key → bytes; the last released stand last
+    _unpinned_bytes: int = 0
+    _opening: dict[str, trio.Event] = attrs.field(factory=dict)
+
+    async def open(self, user_id: str) -> Stream:
+        """Return the stream of a user, pinned until ``release``.
+
+        Raises:
+            StoreError: The store did not answer.
+        """
+        key = f"user:{user_id}"
+        while key in self._opening:
+            await self._opening[key].wait()
+        stream = self._streams.get(key)
+        if stream is None:
+            self._opening[key] = trio.Event()
+            try:
+                stream = self._streams[key] = self._restored(key, user_id, await self.store.stream(key))
+            finally:
+                self._opening.pop(key).set()
+        return self._pin(stream)
+
+    def _restored(self, key: str, user_id: str, row: StreamRow | None) -> Stream:
+        if row is None:
+            row = StreamRow(key=key, epoch=secrets.token_hex(6), reserved=0)
+        return Stream(
+            key=key,
+            user_id=user_id,
+            epoch=row.epoch,
+            last=row.reserved,
+            trimmed=row.trimmed,
+            reserved=row.reserved,
+            sink=self.sink,
+            clock=self.clock,
+            ring_events=self.ring_events,
+            ring_bytes=self.ring_bytes,
+            counts=self.counts,
+        )
+
+    def pinned(self, user_id: str) -> Stream:
+        """Pin a stream once more that is in memory already.
+
+        Raises:
+            KeyError: It is not; ``open`` it first.
+        """
+        return self._pin(self._streams[f"user:{user_id}"])
+
+    def _pin(self, stream: Stream) -> Stream:
+        self._unpinned_bytes -= self._unpinned.pop(stream.key, 0)
+        stream.pins += 1
+        return stream
+
+    def release(self, stream: Stream) -> None:
+        """Give a pin back; idle streams beyond the bound are forgotten."""
+        stream.pins -= 1
+        if not stream.pins:
+            size = self._unpinned[stream.key] = stream.statistics().bytes
+            self._unpinned_bytes += size
+        self.evict()
+
+    def evict(self) -> None:
+        """Forget the least recently used idle streams beyond the bounds."""
+        for key in list(islice(self._unpinned, max(1, len(self._unpinned) - self.max_idle))):
+            if len(self._unpinned) <= self.max_idle and self._unpinned_bytes <= self.max_idle_bytes:
+                return
+            if self._streams[key].idle:  # else its last events are on their way into the store
+                self._unpinned_bytes -= self._unpinned.pop(key)
+                del self._streams[key]
+
+    def trimmed(self, ends: dict[str, int]) -> None:
+        """Tell streams in memory up to where the store has removed their events."""
+        for key, seq in ends.items():
+            if key in self._streams:
+                self._streams[key].trimmed = seq
+
+    def __iter__(self) -> Iterator[Stream]:
+        return iter(list(self._streams.values()))
+
+    def __len__(self) -> int:
+        return len(self._streams)
