@@ -16,7 +16,7 @@ import attrs
 import orjson
 
 from netra_ws.history.recorder import Recorder
-from netra_ws.history.stores.contract import MessageRow, PutMessage, RunRow, SetRunState, Store
+from netra_ws.history.stores.contract import RunRow, SetRunState, Store
 from netra_ws.history.stream import Step, Stream
 from netra_ws.history.streams import Streams
 from netra_ws.protocol.events import (
@@ -159,21 +159,8 @@ def _close_open(step: Step, run: dict[str, Any], remains: _Remains) -> None:
         )
         remains.events += 1
     if remains.message is not None:
-        # Clients may have heard more than was stored: they replace it by what everybody will have.
+        # Clients may have heard more than was stored: they replace it by what everybody will have. Its
+        # row was committed with what is stored, and keeps its place: it may have been final already.
         message_id, content = remains.message["message_id"], remains.message["content"]
-        entry = step.append(AgentMessage(**run, message_id=message_id, phase="full", content=content))
-        step.write(
-            PutMessage(
-                row=MessageRow(
-                    user_id=step.stream.user_id,
-                    thread_id=run["thread_id"],
-                    message_id=message_id,
-                    run_id=run["run_id"],
-                    role="assistant",
-                    content=content,
-                    created_at=remains.message["timestamp"],
-                    seq=entry.seq,
-                )
-            )
-        )
+        step.append(AgentMessage(**run, message_id=message_id, phase="full", content=content))
         remains.events += 1

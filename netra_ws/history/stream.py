@@ -291,9 +291,10 @@ class Stream:
             return
         known = texts.get(key)
         if known is None:
-            # A run says one message at a time: what it said before this one is complete.
-            for other in [other for other, text in texts.items() if other[0] == key[0] and text.stored]:
-                del texts[other]
+            if isinstance(event, AgentMessage):
+                # A run says one message at a time (it may think meanwhile): what it said before is complete.
+                for other in [other for other, text in texts.items() if other[0] == key[0] and text.stored]:
+                    del texts[other]
             texts[key] = _OpenText(event, [piece], entry.seq, entry.timestamp, full)
             return
         if full:

@@ -185,6 +185,16 @@ async def open_house(store: TroubledStore | None = None, **options: Any) -> Asyn
 # Readers.
 
 
+@attrs.define(eq=False)
+class Woken:
+    """A reader that counts how often it was woken."""
+
+    count: int = 0
+
+    def wake(self) -> None:
+        self.count += 1
+
+
 def fields_of(frame: bytes) -> dict[str, Any]:
     fields: dict[str, Any] = orjson.loads(frame_payload(frame))
     return fields

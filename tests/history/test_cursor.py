@@ -57,6 +57,8 @@ class Author:
         elif what == "full" and run in self.texts:
             self._append(full(self.texts.pop(run), self._id(run), name))
             self.ended[run] += 1
+        elif what == "snapshot" and run in self.texts:
+            self._append(full(self.texts[run], self._id(run), name))
         elif what == "thought":
             self.thoughts[run] = self.thoughts.get(run, "") + piece
             self._append(thought(piece, "delta", name))
@@ -98,22 +100,23 @@ class Author:
 
 
 SAY = st.tuples(
-    st.sampled_from(["delta", "delta", "delta", "full", "thought", "whole thought", "progress", "event", "completed"]),
+    st.sampled_from(["delta", "delta", "delta", "full", "snapshot", "thought", "whole thought", "event", "completed"]),
     st.integers(0, 2),
 )
-RACE = ["delta", "delta", "delta", "delta", "thought", "full", "progress", "event"]
+RACE = ["delta", "delta", "delta", "delta", "thought", "full", "snapshot", "progress", "event"]
 COMMIT = st.tuples(st.just("commit"), st.integers(1, 4))
 MEANWHILE = st.lists(SAY | COMMIT | st.tuples(st.just("move"), st.just(0)), max_size=4)
-READERS = 3
+READERS = 2
 READ = st.tuples(
     st.just("read"),
     st.integers(0, READERS - 1),
     st.sampled_from([1, 200, 2000, 65536]),
     st.none() | st.integers(1, 20),
     MEANWHILE,
+    st.integers(1, 6),
 )
 STOP = st.tuples(st.just("stop"), st.integers(0, READERS - 1))
-WORK = st.lists(st.lists(SAY, min_size=1, max_size=12) | COMMIT | READ | READ | STOP, max_size=60)
+WORK = st.lists(st.lists(SAY, min_size=4, max_size=12) | COMMIT | READ | READ | STOP, min_size=5, max_size=60)
 
 
 @attrs.define
@@ -138,7 +141,7 @@ class Readers:
     async def read(self, which: int, room: int, ahead: int | None, meanwhile: Sequence[Any]) -> None:
         cursor, client = self.cursors[which], self.clients[which]
         upto = None if ahead is None else cursor.seq + ahead
-        pending, before = cursor.pending, cursor.seq
+        pending, before, sent = cursor.pending, cursor.seq, cursor.sent
         must_refill = cursor.must_refill
         try:
             frames = cursor.take(room, upto)
@@ -148,6 +151,7 @@ class Readers:
             await cursor.refill()
             return
         assert sum(map(len, frames[:-1])) < room
+        assert cursor.sent == sent + len(frames)
         assert cursor.seq > before or not pending
         assert upto is None or cursor.seq <= upto
         for frame in frames:
@@ -179,7 +183,9 @@ async def _work(work: Sequence[Any], ring: int) -> None:
         elif step[0] == "stop":
             readers.stop(step[1])
         else:
-            await readers.read(*step[1:])
+            *how, times = step[1:]
+            for _ in range(times):
+                await readers.read(*how)
     await sink.commit()
     for cursor, client in zip(readers.cursors, readers.clients, strict=True):
         await drain(cursor, client)
@@ -211,10 +217,7 @@ async def test_readers_race_a_publisher(seed: int, autojump_clock: trio.testing.
 
         async def publish() -> None:
             for _ in range(3000):
-                author.say(
-                    dice.choice(["delta", "delta", "delta", "delta", "thought", "full", "progress", "event"]),
-                    dice.randrange(3),
-                )
+                author.say(dice.choice(RACE), dice.randrange(3))
                 await stream.wait_for_room()
                 if dice.random() < 0.2:
                     await trio.sleep(dice.choice([0.0001, 0.001, 0.01]))
@@ -370,10 +373,18 @@ async def test_reading_ahead_is_not_done_twice() -> None:
         stream.append(said())
     await sink.commit()
     cursor = Cursor(stream, store, 0)
+    assert cursor.must_refill
     await cursor.refill()
     await cursor.refill()
     assert store.reads == 1
     assert cursor.refill_end == 500
+    assert not cursor.must_refill
+    assert len(cursor.take(10**6)) == CHUNK_ROWS
+    assert cursor.must_refill
+    await cursor.refill()
+    assert len(cursor.take(10**6)) == 500 - CHUNK_ROWS
+    assert not cursor.must_refill
+    assert cursor.refill_end == 0
 
 
 async def test_a_moved_cursor_forgets_what_it_read_ahead() -> None:

@@ -221,9 +221,6 @@ async def test_what_is_being_said_stands_beside_the_messages() -> None:
     assert encode_reply(history, 1.0) is not None
 
 
-WORK = st.lists(st.sampled_from(["delta", "delta", "final", "other", "commit", "look"]), max_size=40)
-
-
 class SlowStore(TroubledStore):
     """Lets something happen in the middle of a read of messages."""
 
@@ -233,6 +230,22 @@ class SlowStore(TroubledStore):
             await meanwhile()
         rows: Sequence[MessageRow] = await self.kept.messages(*args)
         return rows
+
+
+async def test_a_history_has_nothing_from_behind_its_position() -> None:
+    """A message that becomes final while the history is read belongs to the events behind its position."""
+    stream, sink, _ = await open_by_hand(store=(store := SlowStore()))
+    await talk(stream, sink, 1)
+
+    async def meanwhile() -> None:
+        await talk(stream, sink, 2)
+
+    store.meanwhile = meanwhile
+    history = await Ledger(store).thread_history(stream, "t", 10, None)
+    assert ([m.id for m in history.messages], history.stream.seq, stream.visible) == (["m1"], 1, 3)
+
+
+WORK = st.lists(st.sampled_from(["delta", "delta", "snapshot", "final", "other", "commit", "look"]), max_size=40)
 
 
 async def _look_and_follow(work: Sequence[str], meanwhile: Sequence[str]) -> None:
@@ -255,6 +268,10 @@ async def _look_and_follow(work: Sequence[str], meanwhile: Sequence[str]) -> Non
                 entry = step.append(full(text, message_id))
                 step.write(message(entry.seq, text, message_id=message_id, role="assistant"))
             finals[message_id], text = text, ""
+        elif what == "snapshot" and text:
+            with stream.step() as step:
+                entry = step.append(full(text, message_id))
+                step.write(message(entry.seq, text, message_id=message_id, role="assistant"))
         elif what == "commit":
             await sink.commit(2)
         elif what == "other":
