@@ -77,10 +77,13 @@ class Ledger:
             ClientError: *before* was not made by this method.
         """
         upto = stream.visible
-        partial = stream.partial(thread_id) if before is None else []
-        rows = await self.store.messages(stream.user_id, thread_id, limit + 1, _read_seq_mark(before), upto)
-        told = {message.message_id for message in partial}
-        page = _newest([row for row in rows[-limit:] if row.message_id not in told])
+        partial = stream.partial(thread_id)
+        # A snapshot that was stored on the way is no message yet.
+        unfinished = {message.message_id for message in partial}
+        most = limit + 1 + len(unfinished)
+        rows = await self.store.messages(stream.user_id, thread_id, most, _read_seq_mark(before), upto)
+        rows = [row for row in rows if row.message_id not in unfinished]
+        page = _newest(rows[-limit:])
         messages = [
             HistoryMessage(
                 id=row.message_id,
@@ -95,9 +98,9 @@ class Ledger:
         return ThreadHistory(
             thread_id=thread_id,
             messages=messages,
-            partial=partial,
+            partial=partial if before is None else [],
             stream=Position(epoch=stream.epoch, seq=upto),
-            next=str(page[0].seq) if page and rows[0].seq < page[0].seq else None,
+            next=str(page[0].seq) if len(rows) > len(page) else None,
         )
 
     async def messages(self, user_id: str, thread_id: str, limit: int, upto: int) -> list[MessageRow]:

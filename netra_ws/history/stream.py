@@ -331,6 +331,11 @@ class Stream:
         while self.full:
             await self._sink.settle()
 
+    async def wait_visible(self, seq: int) -> None:
+        """Wait until the entry of *seq* is committed and may be delivered."""
+        while self.visible < seq:
+            await self._sink.settle()
+
     # Reading.
 
     def attach(self, reader: Reader) -> None:

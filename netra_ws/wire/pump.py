@@ -236,13 +236,15 @@ class Socket:
         )
 
     async def _converse(self, library: WebSocketConnection, connection: Connection, nursery: trio.Nursery) -> None:
+        if connection.older:
+            await self._open_older_thread(connection)
         self._welcome(connection)
+        if connection.older and connection.thread_id is not None:
+            self._older_handshake(connection, connection.thread_id)
         self.context.attach(connection)
         self.wiring.heartbeat.watch(connection, self.stream)
         self.stream.source = connection
         self.stream.wake()
-        if connection.older:
-            await self._older_handshake(connection)
         dispatched = trio.Event()
 
         async def take_turns() -> None:
@@ -290,7 +292,8 @@ class Socket:
             self.wiring.counts.replays[reason or "complete"] += 1
             set_position(connection, *resume)
 
-    async def _older_handshake(self, connection: Connection) -> None:
+    async def _open_older_thread(self, connection: Connection) -> None:
+        """Make the thread that an older client is offered; its event comes before the welcome, so not to it."""
         context = self.context
         try:
             async with context.lock:
@@ -302,15 +305,18 @@ class Socket:
             connection.shut(CloseCode.INTERNAL, "no thread could be opened")
             return
         connection.thread_id = thread.thread_id
+        await context.stream.wait_visible(seq)
+        connection.jump()
+
+    def _older_handshake(self, connection: Connection, thread_id: str) -> None:
         connection.tell(
             HandshakeResponse(
-                thread_id=thread.thread_id,
+                thread_id=thread_id,
                 run_id=None,
                 request_id=secrets.token_hex(8),
                 session_token=connection.connection_id,
                 message="handshake: acknowledge with handshake_acknowledged",
-            ),
-            barrier=seq,
+            )
         )
 
     async def _pump(self, library: WebSocketConnection, connection: Connection) -> None:

@@ -249,18 +249,20 @@ async def test_code_that_cannot_be_stopped_is_sealed(autojump_clock: trio.testin
                     refused.append("say")
 
     async with open_session({"shielded": shielded, "good": busy}, SHORT) as (server, session):
-        run = await session.start("x", agent="shielded")
-        await trio.sleep(0.1)
-        with pytest.raises(ClientError, match="CANCEL_TIMEOUT"):
-            await run.stop()
-        last = check_run([heard async for heard in run])
-        assert (last.status, last.cancelled_by) == ("cancelled", "user")
-        assert last.error is not None
-        assert last.error.code == "CANCEL_TIMEOUT"
-        assert server.registry.statistics().stuck == 1
-        other = await session.start("y", agent="good", thread_id="another")
-        assert (await other.result()).status == "success"
-        release.set()
+        try:
+            run = await session.start("x", agent="shielded")
+            await trio.sleep(0.1)
+            with trio.fail_after(60), pytest.raises(ClientError, match="CANCEL_TIMEOUT"):
+                await run.stop()
+            last = check_run([heard async for heard in run])
+            assert (last.status, last.cancelled_by) == ("cancelled", "user")
+            assert last.error is not None
+            assert last.error.code == "CANCEL_TIMEOUT"
+            assert server.registry.statistics().stuck == 1
+            other = await session.start("y", agent="good", thread_id="another")
+            assert (await other.result()).status == "success"
+        finally:
+            release.set()
         await trio.sleep(0.1)
         assert refused == ["say"]
         assert server.registry.statistics().stuck == 0

@@ -273,15 +273,19 @@ async def test_a_live_reader_is_told_what_it_skipped() -> None:
     seat.stream.append(said())
     await seat.sink.commit()
     await seat.read()
-    for number in range(1000):
+    for number in range(3000):
         seat.stream.append(said() if number % 4 == 0 else delta("x"))
     await seat.sink.commit()
+    await seat.slice(5000)
+    seat.stream.append(said("live"))
+    await seat.sink.commit()
     fields = await seat.read(5000)
+    assert fields.pop()["value"] == "live"
     assert fields[-1]["type"] == "lagging"
     events = [f for f in fields if "event_id" in f]
-    assert [f["seq"] for f in events if f["type"] == "agent_event"] == list(range(2, 1002, 4))
+    assert [f["seq"] for f in events if f["type"] == "agent_event"] == list(range(2, 3002, 4))
     lagging = {k: fields[-1][k] for k in ("skipped", "from_seq", "to_seq")}
-    assert lagging == {"skipped": 1000 - len(events), "from_seq": 1, "to_seq": 1001}
+    assert lagging == {"skipped": 3000 - len(events), "from_seq": 1, "to_seq": 3001}
     assert briefly(fields).count("lagging") == 1
 
 

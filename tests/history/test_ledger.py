@@ -197,6 +197,30 @@ async def test_a_page_is_bounded_by_its_size() -> None:
     assert [m.id for m in (await ledger.thread_history(stream, "t", 100, "6")).messages] == ["m5"]
 
 
+@pytest.mark.parametrize("limit", [1, 2, 5])
+async def test_a_snapshot_is_no_message(limit: int) -> None:
+    """A message that is still being said is partial text only, on no page a message, and hides no page behind it."""
+    ledger, stream, sink, _ = await opened()
+    await talk(stream, sink, 2)
+    stream.append(delta("Once", "new"))
+    with stream.step() as step:
+        step.write(message(step.append(full("Once", "new")).seq, "Once", message_id="new"))
+    stream.append(delta(" upon", "new"))
+    await sink.commit()
+    await talk(stream, sink, 2)
+    pages = []
+    before = None
+    while True:
+        history = await ledger.thread_history(stream, "t", limit, before)
+        assert [p.content for p in history.partial] == (["Once upon"] if before is None else [])
+        pages = [m.id for m in history.messages] + pages
+        assert history.messages
+        before = history.next
+        if before is None:
+            break
+    assert pages == ["m1", "m2", "m6", "m7"]
+
+
 @pytest.mark.parametrize("mark", BAD_MARKS)
 async def test_a_mark_of_messages_that_was_made_up(mark: str) -> None:
     """A ``before`` that no answer gave is the client's mistake, named by its path."""
