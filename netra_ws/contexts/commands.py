@@ -14,7 +14,7 @@ import attrs
 from netra_ws.contexts.connection import Connection
 from netra_ws.contexts.context import UserContext
 from netra_ws.contexts.memory import digest
-from netra_ws.contexts.starting import Ask, find_thread, open_thread, start, write_thread
+from netra_ws.contexts.starting import Ask, ensure_thread, find_thread, start
 from netra_ws.errors import ClientError
 from netra_ws.history.stores.contract import DeleteThread as DeleteThreadRow
 from netra_ws.history.stores.contract import RenameThread as RenameThreadRow
@@ -120,27 +120,15 @@ async def _stop(asked: Asked, command: said.StopAgent) -> Result:
 
 
 async def _create_thread(asked: Asked, command: said.CreateThread) -> Answer:
-    context = asked.context
-    async with context.lock:
-        thread, created = await open_thread(context, command.thread_id, command.title or "", command.metadata)
-        barrier = 0
-        if created:
-            with context.stream.step() as step:
-                barrier = write_thread(context, step, thread)
+    thread, seq = await ensure_thread(asked.context, command.thread_id, command.title or "", command.metadata)
     reply = ThreadCreatedReply(thread_id=thread.thread_id, title=thread.title, metadata=thread.metadata)
-    return Answer(reply, barrier)
+    return Answer(reply, seq)
 
 
 async def _switch_thread(asked: Asked, command: said.SwitchThread) -> Answer:
-    context = asked.context
-    async with context.lock:
-        thread, created = await open_thread(context, command.thread_id, "")
-        barrier = 0
-        if created:
-            with context.stream.step() as step:
-                barrier = write_thread(context, step, thread)
+    thread, seq = await ensure_thread(asked.context, command.thread_id, "")
     asked.connection.thread_id = thread.thread_id
-    return Answer(ThreadSwitched(thread_id=thread.thread_id), barrier)
+    return Answer(ThreadSwitched(thread_id=thread.thread_id), seq)
 
 
 async def _list_threads(asked: Asked, command: said.ListThreads) -> Answer:

@@ -104,6 +104,22 @@ async def open_thread(
     return ThreadState(thread_id or new_id("thread"), title, dict(metadata or {})), True
 
 
+async def ensure_thread(
+    context: UserContext, thread_id: str | None, title: str, metadata: Mapping[str, Any] | None = None
+) -> tuple[ThreadState, int]:
+    """Return a thread of the user, made if it is unknown, and the seq of its ``thread_created`` (0 if it was known).
+
+    Raises:
+        ClientError, StoreError: As ``open_thread``.
+    """
+    async with context.lock:
+        thread, created = await open_thread(context, thread_id, title, metadata)
+        if not created:
+            return thread, 0
+        with context.stream.step() as step:
+            return thread, write_thread(context, step, thread)
+
+
 async def find_thread(context: UserContext, thread_id: str) -> ThreadState | None:
     """Return a thread of this user, or None; another user's thread is None, too."""
     known = context.threads.get(thread_id)

@@ -22,7 +22,7 @@ from netra_ws.contexts.commands import set_position
 from netra_ws.contexts.connection import Connection
 from netra_ws.contexts.context import UserContext
 from netra_ws.contexts.dispatch import dispatch
-from netra_ws.contexts.starting import open_thread, write_thread
+from netra_ws.contexts.starting import ensure_thread
 from netra_ws.errors import ClientError, StoreError
 from netra_ws.history.cursor import Cursor
 from netra_ws.history.stores.contract import Store
@@ -296,10 +296,7 @@ class Socket:
         """Make the thread that an older client is offered; its event comes before the welcome, so not to it."""
         context = self.context
         try:
-            async with context.lock:
-                thread, _ = await open_thread(context, None, "")
-                with context.stream.step() as step:
-                    seq = write_thread(context, step, thread)
+            thread, seq = await ensure_thread(context, None, "")
         except (ClientError, StoreError) as exc:
             logger.warning("no thread for an older client of %s: %s", context.user_id, exc)
             connection.shut(CloseCode.INTERNAL, "no thread could be opened")
