@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import secrets
+from collections.abc import Callable
 from typing import Any, Literal
 
 import attrs
@@ -46,8 +47,10 @@ SEALED = RunError(
 )
 
 
-async def execute(run: Run, agent: Agent) -> None:
+async def execute(run: Run, agent: Agent, on_seal: Callable[[], None]) -> None:
     """Run *agent* and write everything up to ``agent_completed``; the caller has called ``run.begin()``.
+
+    *on_seal* is called when the run was sealed: its end is told, but its task is still here.
 
     Runs as a task of the user's nursery. Only the cancellation of outer scopes and
     ``KeyboardInterrupt`` leave it; everything else becomes the run's outcome.
@@ -56,7 +59,7 @@ async def execute(run: Run, agent: Agent) -> None:
     try:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(worker.work)
-            await _keep(run, worker)
+            await _keep(run, worker, on_seal)
     finally:
         with trio.CancelScope(shield=True):
             await _end_processes(run)
@@ -104,7 +107,7 @@ class _Worker:
             run.nudge.set()
 
 
-async def _keep(run: Run, worker: _Worker) -> None:
+async def _keep(run: Run, worker: _Worker, on_seal: Callable[[], None]) -> None:
     """Wait until the agent has exited; when it should and does not, seal the run."""
     try:
         while run.state is RunState.RUNNING and not worker.exited.is_set():
@@ -126,6 +129,7 @@ async def _keep(run: Run, worker: _Worker) -> None:
                 await worker.exited.wait()
         if not worker.exited.is_set():
             _seal(run)
+            on_seal()
 
 
 def _seal(run: Run) -> None:

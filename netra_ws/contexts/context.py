@@ -34,6 +34,9 @@ from netra_ws.protocol.replies import ActiveRun
 
 logger = logging.getLogger(__name__)
 
+#: Whoever ends a run for one of these reasons wants no follow-up of what was steered into it.
+GIVEN_UP = frozenset({"user", "rollback", "disconnect", "shutdown", "admin"})
+
 
 class Home(Protocol):
     """What a context needs of the registry that holds it."""
@@ -256,15 +259,16 @@ class UserContext:
 
         async def carry() -> None:
             try:
-                await execute(run, agent)
+                await execute(run, agent, lambda: self._turn_over(run, thread))
             finally:
-                self._run_over(run, thread)
+                self.runs.pop(run.run_id, None)
+                self.home.run_ended(run)
+                self._turn_over(run, thread)
 
         self.start_soon(carry)
 
-    def _run_over(self, run: Run, thread: ThreadState) -> None:
-        self.runs.pop(run.run_id, None)
-        self.home.run_ended(run)
+    def _turn_over(self, run: Run, thread: ThreadState) -> None:
+        """Let the next one have its turn; a sealed run gives up its thread before it is gone."""
         if thread.active is run:
             thread.active = None
             self._next_turn(run, thread)
@@ -274,7 +278,7 @@ class UserContext:
         if not self.living:
             return
         unread = ended.steered()
-        if unread and not thread.deleting and not self.home.draining and ended.cancelled_by in (None, "interrupt"):
+        if unread and not thread.deleting and not self.home.draining and ended.cancelled_by not in GIVEN_UP:
             # Steered texts that the agent did not read start the next run.
             run = self.make_run(_follow_up(ended, unread), ended.identity)
             with self.stream.step() as step:

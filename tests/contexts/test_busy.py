@@ -210,6 +210,29 @@ async def test_a_stop_never_hits_the_next_run(server: StartServer) -> None:
         assert (ended["status"], ended["final_response"]) == ("success", "done two")
 
 
+async def test_a_sealed_run_gives_up_its_thread(server: StartServer) -> None:
+    """A run that cannot be stopped does not block its conversation: the next message is served."""
+    release = trio.Event()
+
+    async def unstoppable(run: Run) -> None:
+        with trio.CancelScope(shield=True):
+            await release.wait()
+
+    running = await server(agents={"unstoppable": unstoppable}, timing__finalise_s=0.1)
+    try:
+        async with connect(running) as client:
+            first = await client.ask("chat", content="x", agent="unstoppable", thread_id="t")
+            await client.ask("chat", content="waiting", agent="echo", thread_id="t")
+            assert (await client.ask("stop_agent", run_id=first["run_id"]))["code"] == "CANCEL_TIMEOUT"
+            last = await client.ask("chat", content="later", agent="echo", thread_id="t")
+            ended = (await client.until("agent_completed", run_id=last["run_id"]))[-1]
+            assert ended["final_response"] == "later"
+            history = await client.ask("get_thread_history", thread_id="t")
+            assert [m["content"] for m in history["messages"]] == ["x", "waiting", "waiting", "later", "later"]
+    finally:
+        release.set()
+
+
 async def test_quota_of_runs(server: StartServer) -> None:
     """More runs at once than limits.max_runs_per_user answer QUOTA_EXCEEDED; another user is not concerned."""
     stage = Stage()

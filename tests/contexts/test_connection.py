@@ -390,6 +390,21 @@ async def test_a_closing_seat_says_its_last_words_only() -> None:
     assert not seat.connection.pending
 
 
+async def test_closing_behind_what_is_visible() -> None:
+    """A seat that is closed behind its events hands out what is visible by then and no more."""
+    seat = await take_seat()
+    for _ in range(20):
+        seat.stream.append(said())
+    await seat.sink.commit()
+    seat.connection.shut_behind(CloseCode.RESTART, "restart")
+    seat.connection.tell(Ack(), barrier=20)
+    seat.stream.append(said())
+    await seat.sink.commit()
+    assert seat.wire.closed == []
+    assert briefly(await seat.read(500)) == list(range(1, 21))
+    assert seat.wire.closed == [(CloseCode.RESTART, "restart")]
+
+
 async def test_the_inbox_is_bounded() -> None:
     """A client that is not served is not read any further."""
     seat = await take_seat()

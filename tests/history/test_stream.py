@@ -241,6 +241,21 @@ async def test_hidden_bytes_count_as_well() -> None:
     assert stream.full
 
 
+async def test_waiting_for_one_event(autojump_clock: trio.testing.MockClock) -> None:
+    """Whoever needs to know that an event is committed can wait for exactly that."""
+    async with open_house() as house:
+        stream = await house.streams.open(ALICE)
+        house.store.gate = trio.Event()
+        entry = stream.append(said())
+        with trio.move_on_after(5) as scope:
+            await stream.wait_visible(entry.seq)
+        assert scope.cancelled_caught
+        house.store.gate.set()
+        with trio.fail_after(5):
+            await stream.wait_visible(entry.seq)
+        assert stream.visible == 1
+
+
 # The ring.
 
 

@@ -46,6 +46,15 @@ def test_a_strange_frame_is_no_error(fields: dict[str, Any]) -> None:
         assert heard.fields == {**fields, "type": type_}
 
 
+def test_a_known_type_with_a_strange_field_is_kept_as_it_is() -> None:
+    """An event of a newer server that this version cannot build is given with its fields, without a message."""
+    event = {"type": "agent_thinking", "seq": 1, "timestamp": 1.0, "event_id": "e.1", "user_id": "u", "thread_id": "t"}
+    event |= {"run_id": "r", "agent_name": "a", "reasoning": "x"}
+    heard = read_server(orjson.dumps({**event, "step": ["a", "b"]}))
+    assert (heard.message, heard.fields["step"]) == (None, ["a", "b"])
+    assert read_server(orjson.dumps({**event, "step": 2})).message is not None
+
+
 def test_an_event_of_a_job_needs_no_user() -> None:
     """An event without ``user_id``, as a job's stream may have, is an event all the same."""
     heard = read_server(
