@@ -14,7 +14,8 @@
     ├── ServerError          ours; logged, the client is told ``INTERNAL``
     │   ├── StoreError       the store failed or went away
     │   ├── StoreLeased      another process has the store
-    │   └── Trimmed          a position is no longer in the memory ring
+    │   ├── Trimmed          a position is no longer in the memory ring
+    │   └── Lost             a position is no longer in the store either
     └── SessionError         seen by users of ``netra_ws.client``
         ├── Rejected         the server said no for good: do not reconnect
         ├── ConnectionLost   no connection could be made in the allowed time
@@ -145,6 +146,10 @@ class StoreLeased(ServerError):
 
 class Trimmed(ServerError):
     """A position is no longer in the memory ring. Not an error of the client: go on from the store."""
+
+
+class Lost(ServerError):
+    """The store has removed what comes behind a position: whoever reads there has to start anew."""
 
 
 class SessionError(NetraError):

@@ -17,11 +17,12 @@ from typing import Protocol
 import attrs
 import trio
 
+from netra_ws.errors import Lost
 from netra_ws.history.cursor import Cursor
 from netra_ws.identity import Identity
 from netra_ws.protocol.closing import CloseCode
 from netra_ws.protocol.codec import Incoming, encode_reply
-from netra_ws.protocol.replies import Lagging, ReplayCompleted, Reply
+from netra_ws.protocol.replies import Lagging, ReplayCompleted, Reply, StreamReset
 
 #: Commands that were received and wait for the dispatcher; a full inbox stops the reading.
 INBOX = 64
@@ -220,7 +221,14 @@ class Connection:
         """Read on from the store after ``Trimmed``; a live reader is told what it skips."""
         cursor, setting = self.cursor, self._setting
         began, sent = cursor.seq, cursor.sent
-        await cursor.refill()
+        try:
+            await cursor.refill()
+        except Lost:
+            # Retention has overtaken this reader; nothing partial (PROTOCOL §5).
+            self.jump()
+            stream = cursor.stream
+            self.tell(StreamReset(epoch=stream.epoch, seq=stream.visible, reason="trimmed"))
+            return
         upto = cursor.refill_end
         if not upto or self._lagging or self._replaying or setting != self._setting:
             return

@@ -12,7 +12,7 @@ import trio
 from netra_ws.agents.run import Run
 from netra_ws.contexts.context import UserContext
 from netra_ws.contexts.starting import Ask, start
-from netra_ws.errors import ClientError, RunClosed, Trimmed
+from netra_ws.errors import ClientError, Lost, RunClosed, Trimmed
 from netra_ws.history.cursor import Cursor
 from netra_ws.history.stores.contract import Store
 from netra_ws.identity import Identity
@@ -47,6 +47,7 @@ class Events:
 
         Raises:
             StoreError: The store did not answer; the next call tries again.
+            ClientError: ``CONFLICT``: the store has removed events that come next.
         """
         await trio.lowlevel.checkpoint()
         if self._ended:
@@ -70,12 +71,19 @@ class Events:
         try:
             frames = cursor.take(CHUNK)
         except Trimmed:
-            await cursor.refill()
+            await self._refill()
             return
         for frame in frames:
             heard = read_server(frame_payload(frame))
             if self._run_id is None or heard.fields.get("run_id") == self._run_id:
                 self._ready.append(heard)
+
+    async def _refill(self) -> None:
+        try:
+            await self._cursor.refill()
+        except Lost:
+            details = {"reason": "trimmed"}
+            raise ClientError("CONFLICT", "the position cannot be continued", details=details) from None
 
 
 @attrs.define

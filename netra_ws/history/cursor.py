@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 
 import attrs
 
-from netra_ws.errors import Trimmed
+from netra_ws.errors import Lost, Trimmed
 from netra_ws.history.stores.contract import EventRow, Store
 from netra_ws.history.stream import Stream
 from netra_ws.protocol.codec import text_frame
@@ -121,6 +121,7 @@ class Cursor:
 
         Raises:
             StoreError: The store did not answer; call again later.
+            Lost: The store has removed what comes next; nothing was handed out that stands behind it.
         """
         if self._ahead:
             return
@@ -134,6 +135,8 @@ class Cursor:
         rows = await self.store.events(self.stream.key, self.stream.epoch, after, upto, CHUNK_ROWS)
         if (after, upto) != (self._read, self._upto):
             return  # the position was moved meanwhile
+        if after < self.stream.trimmed:
+            raise Lost("the store has removed events behind this position")
         self._read = rows[-1].seq if len(rows) == CHUNK_ROWS else upto
         self._ahead.extend(self._with_fulls(rows, self._read))
 

@@ -94,7 +94,7 @@ class Recorder:
                     await self._wake.wait()
             self._wake = trio.Event()
             if self._steps:
-                await self._commit_group()
+                await self._commit_group(streams)
             if trio.current_time() >= next_trim:
                 next_trim = trio.current_time() + TRIM_EVERY_S
                 await self._trim(streams)
@@ -108,7 +108,7 @@ class Recorder:
         """Wait until the next group is committed."""
         await self._settled.wait()
 
-    async def _commit_group(self) -> None:
+    async def _commit_group(self, streams: Streams) -> None:
         group = self._next_group()
         writes: list[Write] = [write for step in group for write in step.writes]
         self._in_flight = len(group)
@@ -116,7 +116,7 @@ class Recorder:
         delay = RETRY_S[0]
         while True:
             try:
-                await self.store.write(writes)
+                trimmed = await self.store.write(writes)
                 break
             except StoreError as exc:
                 self._errors += 1
@@ -132,6 +132,8 @@ class Recorder:
         self._in_flight = 0
         self._moved = trio.current_time()
         self.on_commit(self._moved - started)
+        if trimmed:
+            streams.trimmed(dict(trimmed))
         for step in group:
             self._bytes -= step.size
             step.stream.committed(step.last_seq, step.reserved)

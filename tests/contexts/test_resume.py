@@ -190,6 +190,30 @@ async def test_far_behind(server: StartServer) -> None:
         assert (await bob.ask("ping"))["type"] == "pong"
 
 
+async def test_a_position_that_the_store_has_left_behind(server: StartServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the store has removed events behind a position, nothing partial is replayed: stream_reset, trimmed."""
+    monkeypatch.setattr("netra_ws.history.stores.memory.MOST_EVENTS_PER_STREAM", 200)
+    monkeypatch.setattr("netra_ws.history.stores.memory._SLACK", 50)
+
+    async def many(run: Run) -> None:
+        for number in range(300):
+            await run.emit("n", number)
+
+    running = await server(agents={"many": many}, history__ring_events=20)
+    async with connect(running) as client:
+        epoch = client.welcome["stream"]["epoch"]
+        await client.send("chat", content="x", agent="many")
+        seen = [e for e in await client.until("agent_completed") if "seq" in e]
+    async with connect(running, path=f"/ws?resume={epoch}:{seen[0]['seq']}") as client:
+        assert client.welcome["resumed"] is False
+        reset = await client.receive()
+        assert (reset["type"], reset["reason"]) == ("stream_reset", "trimmed")
+    recent = seen[-30]["seq"]
+    async with connect(running, path=f"/ws?resume={epoch}:{recent}") as client:
+        replayed = [e for e in await client.until("replay_completed") if "seq" in e]
+        assert replayed == seen[-29:]
+
+
 SERVER = """
 import sys, trio, netra_ws
 from netra_ws import Run, Settings

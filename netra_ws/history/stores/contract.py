@@ -226,8 +226,13 @@ class Store(Protocol):
         """Make one round trip; raise ``StoreError`` when it fails."""
         ...
 
-    async def write(self, batch: Sequence[Write]) -> None:
-        """Carry out *batch* in order, in one transaction."""
+    async def write(self, batch: Sequence[Write]) -> Mapping[str, int]:
+        """Carry out *batch* in order, in one transaction.
+
+        Returns:
+            Stream key → its new ``trimmed``, for each stream that lost its oldest events to a bound of
+            the store; nothing where a store has no such bound.
+        """
         ...
 
     async def trim(self, before: float) -> Mapping[str, int]:

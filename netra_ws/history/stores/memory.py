@@ -57,6 +57,7 @@ class MemoryStore:
     def __init__(self) -> None:
         self._open = False
         self._streams: dict[str, StreamRow] = {}
+        self._lost: dict[str, int] = {}
         self._logs: defaultdict[tuple[str, str], Log] = defaultdict(Log)
         self._users: defaultdict[str, Ledger] = defaultdict(Ledger)
         self._unfinished: dict[tuple[str, str], RunRow] = {}
@@ -90,11 +91,13 @@ class MemoryStore:
 
     # Public methods: for the recorder.
 
-    async def write(self, batch: Sequence[Write]) -> None:
+    async def write(self, batch: Sequence[Write]) -> Mapping[str, int]:
         await self._ready()
+        self._lost = {}
         kept = [_JSON_OF[type(write)](write) if type(write) in _JSON_OF else write for write in batch]
         for write in kept:
             self._carry_out[type(write)](write)
+        return self._lost
 
     async def trim(self, before: float) -> Mapping[str, int]:
         await self._ready()
@@ -184,7 +187,7 @@ class MemoryStore:
         log = self._logs[write.key, write.epoch]
         log.put(write)
         if len(log.rows) > MOST_EVENTS_PER_STREAM:
-            self._trim(self._streams.get(write.key), log, _SLACK)
+            self._lost[write.key] = self._trim(self._streams.get(write.key), log, _SLACK)
 
     def _put_thread(self, write: PutThread) -> None:
         row = ThreadRow(

@@ -82,8 +82,9 @@ class SqlStore:
 
     # Public methods: for the recorder.
 
-    async def write(self, batch: Sequence[Write]) -> None:
+    async def write(self, batch: Sequence[Write]) -> Mapping[str, int]:
         await self._written(lambda connection: carry_out(connection, batch))
+        return {}
 
     async def trim(self, before: float) -> Mapping[str, int]:
         return await self._written(lambda connection: trim(connection, before))
