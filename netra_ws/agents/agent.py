@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from netra_ws.errors import ConfigError
 
 if TYPE_CHECKING:
-    from netra_ws.agents.run import Run
+    from .run import Run
 
 logger = logging.getLogger(__name__)
 

@@ -18,14 +18,15 @@ import attrs
 import orjson
 import trio
 
-from netra_ws.agents.agent import Agent
-from netra_ws.agents.request import new_id
-from netra_ws.agents.run import Run
-from netra_ws.agents.states import CLOSED, RunState, RunStep
-from netra_ws.agents.tools import find_agent_error
 from netra_ws.errors import AgentError, EventTooLarge, QuotaExceeded
 from netra_ws.history.stores.contract import SetRunState
 from netra_ws.protocol.events import AgentCompleted, CancelledBy, RunError, RunStatus, ToolCompleted
+
+from .agent import Agent
+from .request import new_id
+from .run import Run
+from .states import CLOSED, RunState, RunStep
+from .tools import find_agent_error
 
 logger = logging.getLogger(__name__)
 

@@ -18,11 +18,6 @@ import attrs
 import orjson
 import trio
 
-from netra_ws.agents.processes import Processes
-from netra_ws.agents.request import RunPolicy, RunRequest, new_id
-from netra_ws.agents.speech import RowMaker, Speech
-from netra_ws.agents.states import CLOSED, SPEAKING, TRANSITIONS, RunState, RunStep
-from netra_ws.agents.tools import ToolCall, judge
 from netra_ws.errors import EventTooLarge, QuotaExceeded, RunClosed, WrongThread
 from netra_ws.history.ledger import Ledger
 from netra_ws.history.stores.contract import MessageRow, Write
@@ -41,6 +36,12 @@ from netra_ws.protocol.events import (
     ToolStatus,
     Usage,
 )
+
+from .processes import Processes
+from .request import RunPolicy, RunRequest, new_id
+from .speech import RowMaker, Speech
+from .states import CLOSED, SPEAKING, TRANSITIONS, RunState, RunStep
+from .tools import ToolCall, judge
 
 logger = logging.getLogger(__name__)
 

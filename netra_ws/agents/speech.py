@@ -13,11 +13,12 @@ from typing import Any, Protocol
 import attrs
 import trio
 
-from netra_ws.agents.request import RunPolicy, new_id
 from netra_ws.errors import EventTooLarge
 from netra_ws.history.stores.contract import MessageRow, PutMessage, Write
 from netra_ws.history.stream import Entry
 from netra_ws.protocol.events import AgentMessage, AgentThinking, Event
+
+from .request import RunPolicy, new_id
 
 #: A snapshot of a message is due after so many seconds with new text, or when so many bytes, and half
 #: as much again as it had, are new: so all snapshots together stay below three times the text.

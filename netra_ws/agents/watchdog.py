@@ -17,8 +17,9 @@ from types import FrameType
 import attrs
 import trio
 
-from netra_ws.agents.run import Run
 from netra_ws.measures import Histogram
+
+from .run import Run
 
 logger = logging.getLogger(__name__)
 

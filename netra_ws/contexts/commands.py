@@ -11,10 +11,6 @@ from typing import Any
 
 import attrs
 
-from netra_ws.contexts.connection import Connection
-from netra_ws.contexts.context import UserContext
-from netra_ws.contexts.memory import digest
-from netra_ws.contexts.starting import Ask, ensure_thread, find_thread, start
 from netra_ws.errors import ClientError
 from netra_ws.history.stores.contract import DeleteThread as DeleteThreadRow
 from netra_ws.history.stores.contract import RenameThread as RenameThreadRow
@@ -35,6 +31,11 @@ from netra_ws.protocol.replies import (
     ThreadSwitched,
     Typing,
 )
+
+from .connection import Connection
+from .context import UserContext
+from .memory import digest
+from .starting import Ask, ensure_thread, find_thread, start
 
 
 @attrs.frozen

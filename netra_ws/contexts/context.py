@@ -19,11 +19,6 @@ from netra_ws.agents.execution import drop, execute
 from netra_ws.agents.request import RunRequest, new_id
 from netra_ws.agents.run import Run
 from netra_ws.agents.states import RunState
-from netra_ws.contexts.connection import Connection
-from netra_ws.contexts.memory import UserMemory
-from netra_ws.contexts.policy import ContextPolicy
-from netra_ws.contexts.states import LIVING, TRANSITIONS, ContextState, ContextStep
-from netra_ws.contexts.threads import ThreadState, ThreadStates
 from netra_ws.errors import ClientError
 from netra_ws.history.ledger import Ledger
 from netra_ws.history.stores.contract import PutRun, RunRow
@@ -31,6 +26,12 @@ from netra_ws.history.stream import Stream
 from netra_ws.identity import Identity
 from netra_ws.protocol.events import CancelledBy
 from netra_ws.protocol.replies import ActiveRun
+
+from .connection import Connection
+from .memory import UserMemory
+from .policy import ContextPolicy
+from .states import LIVING, TRANSITIONS, ContextState, ContextStep
+from .threads import ThreadState, ThreadStates
 
 logger = logging.getLogger(__name__)
 

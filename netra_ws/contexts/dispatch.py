@@ -14,15 +14,16 @@ from collections.abc import Awaitable, Callable
 import attrs
 import trio
 
-from netra_ws.contexts.commands import FUNCTIONS, NEEDS, REMEMBERED, WITHOUT_TOKEN, Answer, Asked, Result
-from netra_ws.contexts.connection import Connection
-from netra_ws.contexts.context import UserContext
-from netra_ws.contexts.memory import Remembered, digest
 from netra_ws.errors import ClientError, StoreError
 from netra_ws.protocol import commands as said
 from netra_ws.protocol.closing import CloseCode
 from netra_ws.protocol.codec import Incoming, error_reply
 from netra_ws.protocol.replies import MALFORMED, MAX_MALFORMED, Ack, Error
+
+from .commands import FUNCTIONS, NEEDS, REMEMBERED, WITHOUT_TOKEN, Answer, Asked, Result
+from .connection import Connection
+from .context import UserContext
+from .memory import Remembered, digest
 
 logger = logging.getLogger(__name__)
 

@@ -10,8 +10,6 @@ import attrs
 import trio
 
 from netra_ws.agents.run import Run
-from netra_ws.contexts.context import UserContext
-from netra_ws.contexts.starting import Ask, start
 from netra_ws.errors import ClientError, Lost, RunClosed, Trimmed
 from netra_ws.history.cursor import Cursor
 from netra_ws.history.stores.contract import Store
@@ -20,6 +18,9 @@ from netra_ws.protocol.codec import Heard, frame_payload, read_server
 from netra_ws.protocol.commands import OnBusy, OnDisconnect
 from netra_ws.protocol.events import AgentCompleted
 from netra_ws.protocol.replies import Position
+
+from .context import UserContext
+from .starting import Ask, start
 
 #: Bytes read from the log in one go.
 CHUNK = 64 * 1024

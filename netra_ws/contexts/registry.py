@@ -13,9 +13,6 @@ import attrs
 import trio
 
 from netra_ws.agents.run import Run
-from netra_ws.contexts.context import UserContext
-from netra_ws.contexts.memory import Memories
-from netra_ws.contexts.policy import ContextPolicy
 from netra_ws.errors import Refused
 from netra_ws.history.ledger import Ledger
 from netra_ws.history.streams import Streams
@@ -24,6 +21,10 @@ from netra_ws.measures import Histogram, Recent
 from netra_ws.protocol.closing import CloseCode
 from netra_ws.protocol.events import CancelledBy
 from netra_ws.protocol.replies import Draining
+
+from .context import UserContext
+from .memory import Memories
+from .policy import ContextPolicy
 
 #: Answers that are our fault; only these make a server look ill.
 SERVER_FAULTS = frozenset({"INTERNAL", "UNAVAILABLE", "CANCEL_TIMEOUT"})

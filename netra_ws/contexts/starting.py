@@ -10,8 +10,6 @@ import attrs
 from netra_ws.agents.request import RunRequest, new_id
 from netra_ws.agents.run import Run
 from netra_ws.agents.states import RunState
-from netra_ws.contexts.context import UserContext, run_row
-from netra_ws.contexts.threads import ThreadState
 from netra_ws.errors import ClientError
 from netra_ws.history.ledger import title_from
 from netra_ws.history.stores.contract import DropMessages, MessageRow, PutMessage, PutRun, PutThread
@@ -19,6 +17,9 @@ from netra_ws.history.stream import Step
 from netra_ws.identity import Identity
 from netra_ws.protocol.commands import Attachment, OnBusy, OnDisconnect
 from netra_ws.protocol.events import Disposition, MessageReceived, RunQueued, ThreadCreated, Trigger
+
+from .context import UserContext, run_row
+from .threads import ThreadState
 
 
 @attrs.frozen(kw_only=True)

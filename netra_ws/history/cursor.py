@@ -13,9 +13,10 @@ from collections.abc import Iterator, Sequence
 import attrs
 
 from netra_ws.errors import Lost, Trimmed
-from netra_ws.history.stores.contract import EventRow, Store
-from netra_ws.history.stream import Stream
 from netra_ws.protocol.codec import text_frame
+
+from .stores.contract import EventRow, Store
+from .stream import Stream
 
 #: A reader that is so many entries behind gets neighbouring deltas of one text as one frame.
 MERGE_BEHIND = 64

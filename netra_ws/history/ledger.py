@@ -12,9 +12,10 @@ from collections.abc import Sequence
 import attrs
 
 from netra_ws.errors import ClientError
-from netra_ws.history.stores.contract import MessageRow, RunRow, Store, ThreadRow
-from netra_ws.history.stream import Stream
 from netra_ws.protocol.replies import HistoryMessage, Position, ThreadHistory, ThreadList, ThreadSummary
+
+from .stores.contract import MessageRow, RunRow, Store, ThreadRow
+from .stream import Stream
 
 #: Text of one page of a thread; what is older comes with the next page.
 PAGE_CHARACTERS = 2 * 1024 * 1024

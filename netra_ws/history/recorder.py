@@ -16,9 +16,10 @@ import attrs
 import trio
 
 from netra_ws.errors import StoreError
-from netra_ws.history.stores.contract import Store, Write
-from netra_ws.history.stream import Step
-from netra_ws.history.streams import Streams
+
+from .stores.contract import Store, Write
+from .stream import Step
+from .streams import Streams
 
 logger = logging.getLogger(__name__)
 

@@ -15,10 +15,6 @@ from typing import Any
 import attrs
 import orjson
 
-from netra_ws.history.recorder import Recorder
-from netra_ws.history.stores.contract import RunRow, SetRunState, Store
-from netra_ws.history.stream import Step, Stream
-from netra_ws.history.streams import Streams
 from netra_ws.protocol.events import (
     AgentCompleted,
     AgentMessage,
@@ -27,6 +23,11 @@ from netra_ws.protocol.events import (
     RunError,
     ToolCompleted,
 )
+
+from .recorder import Recorder
+from .stores.contract import RunRow, SetRunState, Store
+from .stream import Step, Stream
+from .streams import Streams
 
 logger = logging.getLogger(__name__)
 

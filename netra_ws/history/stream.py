@@ -23,10 +23,11 @@ from typing import Literal, Protocol
 import attrs
 
 from netra_ws.errors import Trimmed
-from netra_ws.history.stores.contract import PutEvent, PutStream, Write
 from netra_ws.protocol.codec import encode_event, frame_payload
 from netra_ws.protocol.events import AgentCompleted, AgentMessage, AgentThinking, Event, RunEvent, Stamp
 from netra_ws.protocol.replies import PartialMessage
+
+from .stores.contract import PutEvent, PutStream, Write
 
 #: Numbers are reserved in the store in blocks of this size, so that deltas need no write of their own.
 RESERVE = 4096

@@ -9,8 +9,8 @@ from itertools import islice
 import attrs
 import trio
 
-from netra_ws.history.stores.contract import Store, StreamRow
-from netra_ws.history.stream import StepSink, Stream, StreamCounts
+from .stores.contract import Store, StreamRow
+from .stream import StepSink, Stream, StreamCounts
 
 
 @attrs.define

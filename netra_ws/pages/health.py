@@ -9,8 +9,9 @@ import trio
 
 from netra_ws.errors import StoreError
 from netra_ws.measures import memory_bytes
-from netra_ws.pages.sources import STUCK_S, Sources
 from netra_ws.wire.head import Head, Reply, json_reply
+
+from .sources import STUCK_S, Sources
 
 #: Seconds for a round trip to the store.
 PING_S = 2.0

@@ -12,8 +12,9 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from netra_ws.measures import Histogram
-from netra_ws.pages.sources import Sources
 from netra_ws.wire.head import Head, Reply
+
+from .sources import Sources
 
 _PREFIX = "netra_ws_"
 

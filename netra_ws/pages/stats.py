@@ -12,8 +12,9 @@ from netra_ws.contexts.connection import Connection
 from netra_ws.contexts.context import UserContext
 from netra_ws.errors import Refused
 from netra_ws.measures import memory_bytes
-from netra_ws.pages.sources import Sources
 from netra_ws.wire.head import Head, Reply, json_reply
+
+from .sources import Sources
 
 _FRESH = (("Cache-Control", "no-store"),)
 

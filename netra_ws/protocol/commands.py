@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal, NewType
 
 import attrs
 
-from netra_ws.protocol.values import (
+from .values import (
     ClientTime,
     CommandId,
     Id,

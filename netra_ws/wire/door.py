@@ -26,8 +26,9 @@ from netra_ws.contexts.registry import Owner
 from netra_ws.errors import Refused, StoreError
 from netra_ws.identity import Identity
 from netra_ws.protocol.values import MAX_SEQ, read_id
-from netra_ws.wire.head import Head, Reply, Request, check_upgrade, json_reply, method_refused, refusal
-from netra_ws.wire.pump import Admitted, Wiring, serve_socket
+
+from .head import Head, Reply, Request, check_upgrade, json_reply, method_refused, refusal
+from .pump import Admitted, Wiring, serve_socket
 
 logger = logging.getLogger(__name__)
 

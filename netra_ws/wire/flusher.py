@@ -14,7 +14,7 @@ from collections import deque
 import attrs
 import trio
 
-from netra_ws.wire.stream import Duplex, Progress
+from .stream import Duplex, Progress
 
 logger = logging.getLogger(__name__)
 

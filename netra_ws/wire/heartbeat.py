@@ -12,7 +12,8 @@ from netra_ws.contexts.connection import Connection
 from netra_ws.measures import Histogram
 from netra_ws.protocol.closing import CloseCode
 from netra_ws.protocol.replies import AuthExpiring
-from netra_ws.wire.stream import Duplex
+
+from .stream import Duplex
 
 #: Seconds before the end of a token at which its client is told.
 WARN_S = 60.0

@@ -37,11 +37,12 @@ from netra_ws.protocol.replies import (
     HandshakeResponse,
     Position,
 )
-from netra_ws.wire.flusher import Flusher
-from netra_ws.wire.frames import FragmentFlood, Fragments
-from netra_ws.wire.head import Head, canonical_upgrade
-from netra_ws.wire.heartbeat import Heartbeat
-from netra_ws.wire.stream import Duplex, wait_for_token
+
+from .flusher import Flusher
+from .frames import FragmentFlood, Fragments
+from .head import Head, canonical_upgrade
+from .heartbeat import Heartbeat
+from .stream import Duplex, wait_for_token
 
 logger = logging.getLogger(__name__)
 # It logs every frame and every client's mistake; what matters is logged here.

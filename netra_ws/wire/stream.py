@@ -27,7 +27,8 @@ from netra_ws.access.limits import RateLimit
 from netra_ws.errors import StoreError, Trimmed
 from netra_ws.protocol.closing import CloseCode
 from netra_ws.protocol.codec import close_frame, ping_frame
-from netra_ws.wire.frames import Fragments
+
+from .frames import Fragments
 
 #: What stands for a Close frame without a code (RFC 6455 §7.1.5).
 NO_CODE = 1005

@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 
 from netra_ws.errors import ClientError
 from netra_ws.protocol.codec import (
-    MAX_BAD_ITEMS,
     Incoming,
     encode_reply,
     error_reply,
@@ -22,6 +21,7 @@ from netra_ws.protocol.codec import (
     read_command,
 )
 from netra_ws.protocol.commands import TYPES, InputResponse, ListThreads, Ping, PublishJob, UserMessage
+from netra_ws.protocol.converter import MAX_BAD_ITEMS
 from netra_ws.protocol.replies import ErrorCode
 from netra_ws.protocol.values import MAX_METADATA_BYTES
 

@@ -11,14 +11,15 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from netra_ws.agents.agent import Agent
-from netra_ws.agents.builtin.calculate import calculate
-from netra_ws.agents.builtin.clock import clock
-from netra_ws.agents.builtin.intent import Intent, read_intent
-from netra_ws.agents.builtin.usage_logs import analyze_usage
-from netra_ws.agents.run import Run
 from netra_ws.errors import AgentError
 from netra_ws.history.stores.contract import MessageRow
+
+from ..agent import Agent
+from ..run import Run
+from .calculate import calculate
+from .clock import clock
+from .intent import Intent, read_intent
+from .usage_logs import analyze_usage
 
 Prices = Mapping[str, Mapping[str, float]]
 

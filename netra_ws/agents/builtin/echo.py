@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from netra_ws.agents.run import Run
+from ..run import Run
 
 
 async def echo(run: Run) -> str:
