@@ -109,6 +109,7 @@ async def test_above_the_memory_mark(server: StartServer) -> None:
     assert (await http(running, "/health")).json()["status"] == "degraded"
 
 
+@pytest.mark.heavy
 async def test_tasks_and_maps_return(server: StartServer) -> None:
     """After connects, runs and cancels of many users the task tree and the maps are what they were."""
     running = await server()
@@ -126,7 +127,7 @@ async def test_tasks_and_maps_return(server: StartServer) -> None:
     await _quiet(running)
     before = trio.lowlevel.current_statistics().tasks_living
     async with trio.open_nursery() as nursery:
-        for number in range(60):
+        for number in range(int(os.environ.get("NETRA_WS_TEST_CHURN", "60"))):
             nursery.start_soon(visit, f"user-{number}")
     await _quiet(running)
     assert trio.lowlevel.current_statistics().tasks_living == before

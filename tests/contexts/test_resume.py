@@ -276,6 +276,7 @@ async def listen_until_killed(client: Client, heard: list[dict[str, Any]]) -> No
         pass
 
 
+@pytest.mark.heavy
 async def test_kill_9_at_any_moment(tmp_path: Path) -> None:
     """After kill -9 every durable event that a client saw is there, numbers go on, and the run has its end."""
     rounds = int(os.environ.get("NETRA_WS_TEST_KILLS", "6"))
