@@ -55,7 +55,8 @@ class Door:
     Attributes:
         pages: Path → page; the page gets the head and the body of a POST.
         echo: Whether ``/ws/echo`` exists.
-        outcomes: How attempts to open a socket ended: ``accepted`` or the code of the refusal.
+        outcomes: How attempts to open a socket ended: ``accepted``, the code of the
+            refusal, or ``accept_error`` where the system had no room for one.
     """
 
     wiring: Wiring
@@ -65,7 +66,6 @@ class Door:
     handshake_s: float
     echo: bool = False
     outcomes: Counter[str] = attrs.field(factory=Counter)
-    accept_errors: int = 0
     _slots: trio.CapacityLimiter = attrs.field(factory=lambda: trio.CapacityLimiter(MAX_HANDSHAKES))
 
     async def run(
@@ -90,7 +90,7 @@ class Door:
                 self._slots.release_on_behalf_of(token)
                 if not isinstance(exc, OSError) or exc.errno not in _OUT_OF_ROOM:
                     raise
-                self.accept_errors += 1
+                self.outcomes["accept_error"] += 1
                 logger.error("cannot accept connections: %s; trying again", exc)
                 await trio.sleep(BACKOFF_S)
             else:

@@ -76,14 +76,6 @@ class Progress(Enum):
     REFILL = "the next frames are in the store"
 
 
-@attrs.frozen(kw_only=True)
-class Counted:
-    """Bytes of all connections since the start."""
-
-    bytes_in: int
-    bytes_out: int
-
-
 @attrs.define(eq=False)
 class Duplex(trio.abc.Stream):
     """The wire of one connection.

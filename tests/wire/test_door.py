@@ -56,7 +56,7 @@ async def test_accepting_goes_on_after_the_system_ran_out(
             await client.send_bytes(request("/health"))
             assert (await client.read_answer()).status == 200
         nursery.cancel_scope.cancel()
-    assert running.door.accept_errors == 2
+    assert running.door.outcomes["accept_error"] == 2
     assert trio.current_time() - started >= 2 * module.BACKOFF_S
     assert "cannot accept connections" in caplog.text
 
