@@ -43,13 +43,15 @@ class Cursor:
     _upto: int = 0
     _fulls: deque[tuple[int, bytes]] = attrs.field(factory=deque)
     _read: int = 0
+    _interrupted: bool = False
 
     def __attrs_post_init__(self) -> None:
-        self.origin = self.seq
+        self.move(self.seq)
 
     def move(self, seq: int) -> None:
         """Set the position; what was read ahead is forgotten."""
         self.seq = self.origin = seq
+        self._interrupted = self.stream.interrupted(seq)
         self.sent = self._upto = self._read = 0
         self._ahead.clear()
         self._fulls.clear()
@@ -64,7 +66,9 @@ class Cursor:
         """Whether ``take`` would raise ``Trimmed``."""
         if self._ahead:
             return False
-        return self._read < self._upto or (not self._upto and self.seq + 1 < self.stream.first)
+        if self._upto:
+            return self._read < self._upto
+        return self._interrupted or self.seq + 1 < self.stream.first
 
     def take(self, room: int, upto: int | None = None) -> list[bytes]:
         """Return the next frames, together about *room* bytes: at least one when any is pending.
@@ -78,6 +82,8 @@ class Cursor:
         end = self.stream.visible if upto is None else min(upto, self.stream.visible)
         if self._upto:
             return self._take_ahead(room, end)
+        if self._interrupted:
+            raise Trimmed("an earlier way through the store was left in the middle of a text")
         frames: list[bytes] = []
         entries = self.stream.entries(self.seq, end)
         merge = len(entries) > MERGE_BEHIND
@@ -131,6 +137,7 @@ class Cursor:
             # still open at this moment as one full each, at the number of their last delta.
             self._upto = self.stream.visible
             self._read = self.seq
+            self._interrupted = False
             self._fulls = deque((seq, frame) for seq, frame in self.stream.open_texts() if seq > self.seq)
         after, upto = self._read, self._upto
         rows = await self.store.events(self.stream.key, self.stream.epoch, after, upto, CHUNK_ROWS)

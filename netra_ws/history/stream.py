@@ -58,7 +58,8 @@ class _OpenText:
     """A message or thought that is being said: what a late reader gets in place of its deltas.
 
     ``stored`` says that the last thing heard of it was a ``full``: then the store has all of it, whether
-    that was its end or a snapshot on the way.
+    that was its end or a snapshot on the way. ``first`` is the seq of the first delta behind that, and
+    ``replaced_to`` the highest seq at which a ``full`` was promised to a late reader in their place.
     """
 
     event: AgentMessage | AgentThinking
@@ -66,6 +67,8 @@ class _OpenText:
     seq: int
     timestamp: float
     stored: bool = False
+    first: int = 0
+    replaced_to: int = 0
 
     def text(self) -> str:
         if len(self.pieces) > 1:
@@ -296,12 +299,14 @@ class Stream:
                 # A run says one message at a time (it may think meanwhile): what it said before is complete.
                 for other in [other for other, text in texts.items() if other[0] == key[0] and text.stored]:
                     del texts[other]
-            texts[key] = _OpenText(event, [piece], entry.seq, entry.timestamp, full)
+            texts[key] = _OpenText(event, [piece], entry.seq, entry.timestamp, full, first=entry.seq)
             return
         if full:
-            known.pieces = [piece]
+            known.pieces, known.replaced_to = [piece], 0
         else:
             known.pieces.append(piece)
+            if known.stored:
+                known.first = entry.seq
         known.stored, known.seq, known.timestamp = full, entry.seq, entry.timestamp
 
     def _wake_readers(self) -> None:
@@ -383,12 +388,21 @@ class Stream:
             and not open_text.stored
         ]
 
+    def interrupted(self, seq: int) -> bool:
+        """Whether a reader at *seq* may have been promised a ``full`` that it did not get.
+
+        It came late, its deltas up to here were passed over, and it left before the ``full`` that
+        stands for them. Reading on with the deltas behind *seq* would tear a hole into a text.
+        """
+        return any(text.first <= seq < text.replaced_to for text in self._texts.values() if not text.stored)
+
     def open_texts(self) -> list[tuple[int, bytes]]:
         """Return one ``full`` frame per open text, at the seq of its last visible delta, ascending."""
         frames = []
         for open_text in self._texts.values():
             if open_text.stored:
                 continue
+            open_text.replaced_to = open_text.seq
             event = open_text.event
             full: RunEvent
             if isinstance(event, AgentMessage):

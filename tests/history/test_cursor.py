@@ -10,7 +10,7 @@ from typing import Any
 import attrs
 import pytest
 import trio
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from netra_ws.errors import StoreError, Trimmed
@@ -196,6 +196,17 @@ async def _work(work: Sequence[Any], ring: int) -> None:
 
 
 @settings(max_examples=400, deadline=None)
+@example(
+    work=[
+        [("full", 0), ("full", 0), ("full", 0), ("delta", 1)],
+        ("commit", 1),
+        ("commit", 2),
+        [("delta", 0), ("delta", 0), ("delta", 0), ("delta", 1)],
+        ("read", 0, 1, None, [], 6),
+        ("stop", 0),
+    ],
+    ring=0,
+)
 @given(WORK, st.sampled_from([0, 3, 10, 1000]))
 def test_every_reader_reads_the_same(work: Sequence[Any], ring: int) -> None:
     """However readers stop, continue and lag, each has every durable event once, in order, and every text."""
