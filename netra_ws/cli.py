@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from urllib.parse import parse_qsl, urlsplit
 
 from netra_ws.errors import ConfigError, NetraError
+from netra_ws.identity import is_user_id
 from netra_ws.settings import ENVIRONMENTS, Loaded, Settings, describe, development_secret, load, problems, warnings
 from netra_ws.settings import Log as LogSettings
 
@@ -264,8 +265,6 @@ def _mint(settings: Settings, user: str, permissions: Sequence[str] | None, expi
 
 def _own_name() -> str:
     """Return the name of whoever runs this, as ``serve`` and ``chat`` use it in development."""
-    from netra_ws.access import is_user_id
-
     try:
         name = getpass.getuser()
     except (KeyError, OSError):  # a container may have no names
@@ -292,8 +291,14 @@ def _chat_command(args: argparse.Namespace) -> int:
         _complain(f"--token: needed in {settings.environment}")
         return ExitStatus.USAGE
     text = args.text
-    if text is None and not sys.stdin.isatty():
-        text = sys.stdin.read()
+    try:
+        if text is None and not sys.stdin.isatty():
+            text = sys.stdin.read()
+        if text is not None:
+            text.encode()  # depending on the locale, what is not UTF-8 is only found here
+    except UnicodeError:
+        _complain("the text is not UTF-8")
+        return ExitStatus.USAGE
     if text is not None and not text.strip():
         _complain("there is nothing to say: give TEXT, or text on standard input")
         return ExitStatus.USAGE

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from enum import Enum
 
 import trio
 
 from netra_ws.errors import StoreError
+from netra_ws.history.stores.contract import Write
 from netra_ws.history.stores.memory import MemoryStore
 
 #: What must never reach a client.
@@ -18,6 +20,7 @@ class Health(Enum):
 
     WELL = "it answers"
     AWAY = "every call fails at once, as a store does that went away"
+    FULL = "reads answer and writes fail, as on a full disk"
     HANGING = "no call returns until it is well again"
     BROKEN = "every call raises what no store may raise: a bug"
 
@@ -46,3 +49,8 @@ class FaultyStore(MemoryStore):
             raise StoreError(SECRET_TEXT)
         if self._health is Health.BROKEN:
             raise RuntimeError(SECRET_TEXT)
+
+    async def write(self, batch: Sequence[Write]) -> Mapping[str, int]:
+        if self._health is Health.FULL:
+            raise StoreError(SECRET_TEXT)
+        return await super().write(batch)

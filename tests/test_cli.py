@@ -462,6 +462,23 @@ def test_chat_reads_a_pipe(server: Serving) -> None:
     assert (outcome.returncode, outcome.stdout) == (0, "one\ntwo\n")
 
 
+def test_chat_with_text_that_is_not_utf8(tmp_path: Path) -> None:
+    """Another encoding, on the command line or in a pipe, is one clear line and no traceback."""
+    words = [sys.executable, "-m", "netra_ws", "chat", "--url", "http://127.0.0.1:1"]
+    for text, said in (["caf\udce9"], b""), ([], b"caf\xe9"):
+        for locale in ("C", "C.UTF-8"):
+            outcome = subprocess.run(
+                [*words, *text],
+                input=said,
+                cwd=tmp_path,
+                env=environment(tmp_path, {"LC_ALL": locale}),
+                capture_output=True,
+                timeout=PATIENCE_S,
+                check=False,
+            )
+            assert (outcome.returncode, outcome.stderr) == (2, b"netra-ws: the text is not UTF-8\n")
+
+
 def test_chat_prints_json(server: Serving) -> None:
     """With --json each event of the run is one line, from the user's message to the end."""
     outcome = chat(server, "--json", "--agent", "greeter", "hi")

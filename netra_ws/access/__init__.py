@@ -13,7 +13,6 @@ from .tokens import Verifier as Verifier
 from .tokens import choose_subprotocol as choose_subprotocol
 from .tokens import find_token as find_token
 from .tokens import is_older_client as is_older_client
-from .tokens import is_user_id as is_user_id
 from .tokens import mint as mint
 from .tokens import offered_subprotocols as offered_subprotocols
 
@@ -30,7 +29,6 @@ __all__ = [
     "choose_subprotocol",
     "find_token",
     "is_older_client",
-    "is_user_id",
     "mint",
     "offered_subprotocols",
     "ping_budget",

@@ -9,16 +9,15 @@ from __future__ import annotations
 import binascii
 import json
 import re
-import unicodedata
 from base64 import urlsafe_b64decode
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NoReturn, TypeGuard
+from typing import Any, NoReturn
 
 import attrs
 import jwt
 
 from netra_ws.errors import ConfigError, Refused
-from netra_ws.identity import DEFAULT_PERMISSIONS, Identity
+from netra_ws.identity import DEFAULT_PERMISSIONS, Identity, is_user_id
 
 Headers = Sequence[tuple[bytes, bytes]]
 
@@ -123,16 +122,6 @@ def _refuse_invalid(why: str) -> NoReturn:
         "TOKEN_INVALID",
         f"The token is not valid: {why}.",
         headers=(("WWW-Authenticate", 'Bearer error="invalid_token"'),),
-    )
-
-
-def is_user_id(value: object) -> TypeGuard[str]:
-    """Whether *value* can name a user: 1 to 256 characters, none of them a control character."""
-    # Lone surrogates go, too: JSON can write them ("\\ud800"), no store or frame can.
-    return (
-        isinstance(value, str)
-        and 1 <= len(value) <= 256
-        and not any(unicodedata.category(character) in ("Cc", "Cs") for character in value)
     )
 
 

@@ -26,7 +26,7 @@ from .agent import Agent
 from .request import new_id
 from .run import Run
 from .states import CLOSED, RunState, RunStep
-from .tools import find_agent_error
+from .tools import find_agent_error, wording
 
 logger = logging.getLogger(__name__)
 
@@ -177,23 +177,31 @@ def _close(run: Run, outcome: Outcome) -> None:
     if isinstance(outcome.response, str) and outcome.response and not run.speech.anything:
         # The answer belongs to the conversation, also when the agent only returned it.
         run.speech.write_message(new_id("msg"), outcome.response)
+    try:
+        _complete(run, outcome)
+    except TypeError as exc:
+        # What agents hand over was checked when they did, but an object may have changed since. Nothing
+        # was appended; an error from here would leave the crash wall and end the server.
+        run.used.clear()
+        _complete(run, _failed(run, exc))
+
+
+def _complete(run: Run, outcome: Outcome) -> None:
     status: RunStatus = outcome.status
+    completed = AgentCompleted(
+        **run.names(),
+        status=status,
+        success=status == "success",
+        final_response=outcome.response,
+        error=outcome.error,
+        cancelled_by=outcome.cancelled_by,
+        usage=run.used or None,
+        duration_ms=round((trio.current_time() - run.started_at) * 1000),
+        events=run.events + 1,
+    )
+    ended = SetRunState(user_id=run.identity.user_id, run_id=run.run_id, state=status, at=run.stream.now())
+    run.last_seq = run.append(completed, ended, *run.at_close).seq
     run.status = status
-    run.last_seq = run.append(
-        AgentCompleted(
-            **names,
-            status=status,
-            success=status == "success",
-            final_response=outcome.response,
-            error=outcome.error,
-            cancelled_by=outcome.cancelled_by,
-            usage=run.used or None,
-            duration_ms=round((trio.current_time() - run.started_at) * 1000),
-            events=run.events + 1,
-        ),
-        SetRunState(user_id=run.identity.user_id, run_id=run.run_id, state=status, at=run.stream.now()),
-        *run.at_close,
-    ).seq
 
 
 def _split(exc: BaseException) -> tuple[BaseException | None, BaseException | None]:
@@ -223,7 +231,8 @@ def _failed(run: Run, exc: BaseException) -> Outcome:
         return _interrupted(run)
     told = find_agent_error(exc)
     if told is not None:
-        return Outcome(status="error", error=RunError(code=told.code, message=told.text, retryable=told.retryable))
+        code, text = wording(told)
+        return Outcome(status="error", error=RunError(code=code, message=text, retryable=bool(told.retryable)))
     correlation_id = secrets.token_hex(4)
     logger.error("agent %s failed in run %s [%s]", run.agent_name, run.run_id, correlation_id, exc_info=exc)
     message = f"the agent failed; the server's log has it under {correlation_id}"

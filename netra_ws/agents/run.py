@@ -123,6 +123,7 @@ class Run:
     open_calls: dict[str, ToolCall] = attrs.field(factory=dict)
     used: list[Usage] = attrs.field(factory=list)
     speech: Speech = attrs.field(init=False)
+    _usage_bytes: int = 0
     _stop_after_step: bool = False
     _steered: list[str] = attrs.field(factory=list)
     _burst: int = 0
@@ -234,16 +235,22 @@ class Run:
         output_tokens: int | None = None,
         cost_usd: float | None = None,
     ) -> None:
-        """Note what the run used of a model; told with ``agent_completed``. None means not known, not zero."""
-        self.used.append(
-            Usage(
-                provider=provider,
-                model=model,
-                input_tokens=input_tokens,
-                output_tokens=output_tokens,
-                cost_usd=cost_usd,
-            )
+        """Note what the run used of a model; told with ``agent_completed``. None means not known, not zero.
+
+        Raises:
+            EventTooLarge: All usage of the run together is above ``limits.max_event_bytes``.
+            TypeError: A value that JSON cannot say, such as a ``Decimal``.
+        """
+        used = Usage(
+            provider=provider,
+            model=model,
+            input_tokens=input_tokens,
+            output_tokens=output_tokens,
+            cost_usd=cost_usd,
         )
+        # Checked here, where the agent can be told: agent_completed has to be written in any case.
+        self._usage_bytes += self.check_size("the usage", attrs.astuple(used), self._usage_bytes)
+        self.used.append(used)
 
     def steered(self) -> list[str]:
         """Return the texts that the user handed in since the last call."""
@@ -282,7 +289,8 @@ class Run:
         self.open_calls[call.tool_call_id] = call
         try:
             await self._pause()
-            with trio.CancelScope(deadline=trio.current_time() + (timeout_s or float("inf"))) as scope:
+            patience_s = float("inf") if timeout_s is None else timeout_s
+            with trio.CancelScope(deadline=trio.current_time() + patience_s) as scope:
                 yield call
             if scope.cancelled_caught:
                 raise trio.TooSlowError(f"{name} took longer than {timeout_s} s")
@@ -394,11 +402,16 @@ class Run:
         if self.state not in SPEAKING:
             raise RunClosed(f"{self.run_id} has ended" if self.state in CLOSED else f"{self.run_id} has not begun")
 
-    def check_size(self, what: str, value: Any) -> None:
-        """Raise ``EventTooLarge`` or ``TypeError`` for a value that no event can carry."""
-        size = len(orjson.dumps(value))
-        if size > self.policy.max_event_bytes:
-            raise EventTooLarge(what, size, self.policy.max_event_bytes)
+    def check_size(self, what: str, value: Any, already: int = 0) -> int:
+        """Return the size of *value* in an event that carries *already* so many bytes.
+
+        Raises:
+            EventTooLarge, TypeError: No event can carry it.
+        """
+        size = len(orjson.dumps([value])) - 2  # in a list, because it will stand one level deep: that is bounded, too
+        if already + size > self.policy.max_event_bytes:
+            raise EventTooLarge(what, already + size, self.policy.max_event_bytes)
+        return size
 
     def tell(self, event: Event, *, closing: bool = False) -> Entry:
         """Append an event of this run; *closing* ones are past its bound on events.

@@ -13,6 +13,8 @@ from netra_ws.protocol.events import ErrorText, ToolStatus
 
 #: What a user reads when a tool failed with an exception that was not meant for them.
 FAILED = ErrorText(code="TOOL_FAILED", message="the tool failed")
+#: What an agent's own error tells is cut to so many characters.
+ERROR_CHARS = 4096
 
 
 @attrs.define(eq=False)
@@ -49,7 +51,8 @@ def judge(exc: BaseException, *, stopping: bool) -> tuple[ToolStatus, ErrorText 
         return "timeout", ErrorText(code="TOOL_TIMEOUT", message="the tool took too long")
     told = find_agent_error(exc)
     if told is not None:
-        return "error", ErrorText(code=told.code, message=told.text)
+        code, text = wording(told)
+        return "error", ErrorText(code=code, message=text)
     return "error", FAILED
 
 
@@ -62,3 +65,12 @@ def find_agent_error(exc: BaseException) -> AgentError | None:
             if (found := find_agent_error(inner)) is not None:
                 return found
     return None
+
+
+def wording(error: AgentError) -> tuple[str, str]:
+    """Return code and text of *error* as an event can carry them, whatever the agent put there.
+
+    It may have given another exception instead of a text, or the name of a file that is not UTF-8.
+    """
+    code, text = (str(part)[:ERROR_CHARS].encode(errors="replace").decode() for part in (error.code, error.text))
+    return code, text

@@ -64,10 +64,9 @@ class Turn:
     def _answer_malformed(self, error: ClientError) -> None:
         connection = self.connection
         self._tell(Answer(error_reply(error)))
-        if error.code in MALFORMED:
-            connection.malformed += 1
-            if connection.malformed >= MAX_MALFORMED:
-                connection.shut(CloseCode.POLICY, "too many malformed messages")
+        connection.malformed = connection.malformed + 1 if error.code in MALFORMED else 0
+        if connection.malformed >= MAX_MALFORMED:
+            connection.shut(CloseCode.POLICY, "too many malformed messages")
 
     async def _once(self, command: said.Command, command_id: str) -> None:
         """Carry out a command with an id; a repeat gets the first one's answer."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
 import attrs
+import orjson
 import trio
 
 from netra_ws.agents.run import Run
@@ -14,8 +16,8 @@ from netra_ws.errors import ClientError, Lost, RunClosed, Trimmed
 from netra_ws.history.cursor import Cursor
 from netra_ws.history.stores.contract import Store
 from netra_ws.identity import Identity
-from netra_ws.protocol.codec import Heard, frame_payload, read_server
-from netra_ws.protocol.commands import OnBusy, OnDisconnect
+from netra_ws.protocol.codec import Heard, frame_payload, read_command, read_server
+from netra_ws.protocol.commands import OnBusy, OnDisconnect, StartAgent
 from netra_ws.protocol.events import AgentCompleted
 from netra_ws.protocol.replies import Position
 
@@ -154,19 +156,30 @@ class UserSession:
             ClientError: It cannot be started; ``code`` says why.
             StoreError: The store did not answer.
         """
-        if not text.strip():
-            raise ClientError("EMPTY_MESSAGE", "the message has no text")
-        since = self.position
-        ask = Ask(
-            text=text.strip(),
-            trigger="api",
+        if context is not None and not isinstance(context, Mapping):
+            raise ClientError("INVALID_MESSAGE", f"context: expected a mapping, got {type(context).__name__}")
+        # A program gets the rules of clients: an id or a number that the server does not expect ends in a
+        # task of its own. Only the context is not looked into; it may hold what JSON cannot say.
+        command = _checked(
+            text=text,
             agent=agent,
             thread_id=thread_id,
             run_id=run_id,
-            context=context or {},
             on_busy=on_busy,
             on_disconnect=on_disconnect,
             timeout_s=timeout_s,
+        )
+        since = self.position
+        ask = Ask(
+            text=command.text,
+            trigger="api",
+            agent=command.agent,
+            thread_id=command.thread_id,
+            run_id=command.run_id,
+            context=context or {},
+            on_busy=command.on_busy,
+            on_disconnect=on_disconnect,
+            timeout_s=command.timeout_s,
         )
         started = await start(self.context, ask, self.identity)
         return RunHandle(started.run_id, started.thread_id, started.message_id, started.disposition, self, since)
@@ -205,3 +218,22 @@ class UserSession:
             if reason is not None:
                 raise ClientError("CONFLICT", "the position cannot be continued", details={"reason": reason})
         return Events(Cursor(stream, self._store, stream.visible if after is None else after.seq), run_id)
+
+
+def _checked(**fields: object) -> StartAgent:
+    """Read *fields* as those of a client's ``start_agent``.
+
+    Raises:
+        ClientError: As a client would get it.
+    """
+    for name, value in fields.items():
+        if isinstance(value, float) and not math.isfinite(value):  # which JSON has no word for
+            raise ClientError("INVALID_MESSAGE", f"$.{name}: expected a finite number")
+    try:
+        incoming = read_command(orjson.dumps({"type": "start_agent", **fields}))
+    except TypeError as exc:
+        raise ClientError("INVALID_MESSAGE", f"JSON cannot say this: {exc}") from None
+    if incoming.error is not None:
+        raise incoming.error
+    assert isinstance(incoming.command, StartAgent)
+    return incoming.command

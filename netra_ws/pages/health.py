@@ -82,12 +82,17 @@ class Health:
         high = sources.memory_high_bytes
         checks = {
             "accepting": not sources.registry.draining,
-            "store": await self._store_answers(),
+            # A full disk still answers reads: what counts, too, is how the last writes went.
+            "store": self._store_takes_writes() and await self._store_answers(),
             "backplane": True,  # local: this process is the only one
             "memory": high is None or memory_bytes() <= high,
         }
         ready = all(checks.values())
         return json_reply(200 if ready else 503, {"ready": ready, "checks": checks}, _FRESH)
+
+    def _store_takes_writes(self) -> bool:
+        recorder = self.sources.recorder.statistics()
+        return not recorder.failing and recorder.idle_s <= STUCK_S
 
     async def _store_answers(self) -> bool:
         with trio.move_on_after(PING_S) as scope:

@@ -14,12 +14,11 @@ from netra_ws.access.tokens import (
     choose_subprotocol,
     find_token,
     is_older_client,
-    is_user_id,
     mint,
     offered_subprotocols,
 )
 from netra_ws.errors import ConfigError, Refused
-from netra_ws.identity import DEFAULT_PERMISSIONS, Identity
+from netra_ws.identity import DEFAULT_PERMISSIONS, Identity, is_user_id
 
 SECRET = "s" * 32
 NOW = 1_763_000_000.0
@@ -175,6 +174,8 @@ class TestVerify:
         """Other values of sub are refused, and so are control characters and lone surrogates."""
         assert refusal(with_claims(sub=sub)) == "TOKEN_INVALID"
         assert not is_user_id(sub)
+        with pytest.raises(ValueError, match="user_id must be"):
+            Identity(sub)  # type: ignore[arg-type]
 
     @pytest.mark.parametrize("missing", ["sub", "exp"])
     def test_required_claims(self, missing: str) -> None:

@@ -9,7 +9,9 @@ import signal
 import subprocess
 import sys
 import time
+from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -20,7 +22,8 @@ from hypothesis import strategies as st
 from netra_ws import AgentError, ClientError, Run, RunClosed, WrongThread
 from netra_ws.agents.speech import cut
 from netra_ws.agents.states import CLOSED, SPEAKING, TRANSITIONS, RunState, RunStep
-from netra_ws.protocol.events import AgentMessage, ToolCompleted
+from netra_ws.errors import EventTooLarge
+from netra_ws.protocol.events import AgentMessage, ToolCompleted, Usage
 from netra_ws.testing import check_run, open_session, run_agent
 
 SHORT = {"timing.finalise_s": 1.0}
@@ -159,6 +162,103 @@ async def test_any_exception_is_the_outcome(
         assert (await again.result()).status == "success"
 
 
+def _nested(depth: int) -> list[object]:
+    value: list[object] = []
+    for _ in range(depth - 1):
+        value = [value]
+    return value
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "told"),
+    [
+        ("cannot read caf\udce9.txt", "NO_FILE", "cannot read caf?.txt"),
+        (ValueError("an exception instead of a text"), "AGENT_ERROR", "an exception instead of a text"),
+        ("x" * 5_000_000, "AGENT_ERROR", "x" * 4096),
+        ("a code that is no text", 404, "a code that is no text"),
+    ],
+)
+@pytest.mark.parametrize("in_tool", [True, False])
+async def test_an_error_that_json_cannot_say_is_told(
+    text: Any, code: Any, told: str, *, in_tool: bool, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Whatever an agent puts into its error, its run and tool are completed; once it ended the whole server."""
+
+    async def agent(run: Run) -> None:
+        if in_tool:
+            async with run.tool("read"):
+                raise AgentError(text, code=code)
+        raise AgentError(text, code=code)
+
+    events = await run_agent(agent)
+    last = check_run(events)
+    assert last.status == "error"
+    assert last.error is not None
+    assert (last.error.code, last.error.message) == (str(code), told)
+    tools = [e.message.error for e in events if isinstance(e.message, ToolCompleted)]
+    assert [error and error.message for error in tools] == ([told] if in_tool else [])
+
+
+@pytest.mark.parametrize("depth", [252, 253, 254, 255, 2000])
+@pytest.mark.parametrize("place", ["response", "results", "value"])
+async def test_a_value_at_the_edge_of_what_json_nests(
+    depth: int, place: str, autojump_clock: trio.testing.MockClock
+) -> None:
+    """A value that can be encoded alone, but not inside its event, is refused where the agent hands it over."""
+
+    async def agent(run: Run) -> object:
+        value = _nested(depth)
+        if place == "response":
+            return value
+        if place == "value":
+            await run.emit("nest", value)
+        async with run.tool("nest") as call:
+            call.results = value
+        return None
+
+    last = check_run(await run_agent(agent))
+    assert last.status == ("success" if depth <= 253 else "error")
+
+
+async def test_usage_that_json_cannot_say_is_refused(autojump_clock: trio.testing.MockClock) -> None:
+    """``run.usage`` raises in the agent, and what was noted before is told; once it ended the whole server."""
+    values: list[Any] = [2**70, object(), Decimal("0.1"), "caf\udce9"]
+
+    async def agent(run: Run) -> str:
+        run.usage("acme", "m1", input_tokens=1)
+        for value in values:
+            with pytest.raises(TypeError):
+                run.usage("acme", "m1", cost_usd=value)
+        with pytest.raises(EventTooLarge):
+            for _ in range(100_000):
+                run.usage("acme", "m2", input_tokens=1)
+        return "fine"
+
+    events = await run_agent(agent)
+    last = check_run(events)
+    assert last.status == "success"
+    assert events[-1].fields["usage"][0] == {"provider": "acme", "model": "m1", "input_tokens": 1}
+    assert {used["model"] for used in events[-1].fields["usage"][1:]} == {"m2"}
+
+
+async def test_a_last_event_that_cannot_be_encoded(autojump_clock: trio.testing.MockClock) -> None:
+    """What got past the checks fails its own run, and nobody else's."""
+
+    async def agent(run: Run) -> str:
+        run.usage("acme", "m1")
+        run.used[0] = Usage(provider="acme", model="m1", input_tokens=2**70)
+        return "fine"
+
+    async with open_session({"bad": agent, "good": busy}) as (_, session):
+        run = await session.start("x", agent="bad")
+        last = check_run([heard async for heard in run])
+        assert last.status == "error"
+        assert last.error is not None
+        assert last.error.code == "AGENT_FAILED"
+        again = await session.start("y", agent="good")
+        assert (await again.result()).status == "success"
+
+
 async def test_a_group_with_a_cancel_in_it(autojump_clock: trio.testing.MockClock) -> None:
     """Code that raises while it is cancelled gives a group of both; the run is cancelled, not lost."""
 
@@ -202,12 +302,13 @@ async def test_timeouts_name_themselves(autojump_clock: trio.testing.MockClock) 
     assert 20_000 <= long.duration_ms < 21_000
 
 
-async def test_a_tool_timeout_is_its_own(autojump_clock: trio.testing.MockClock) -> None:
-    """A tool that is too slow ends with status timeout, and the agent may go on."""
+@pytest.mark.parametrize("timeout_s", [2, 0])
+async def test_a_tool_timeout_is_its_own(timeout_s: float, autojump_clock: trio.testing.MockClock) -> None:
+    """A tool that is too slow ends with status timeout, and the agent may go on; zero is no time, not all of it."""
 
     async def agent(run: Run) -> str:
         try:
-            async with run.tool("slow", timeout_s=2):
+            async with run.tool("slow", timeout_s=timeout_s):
                 await trio.sleep_forever()
         except trio.TooSlowError:
             return "went on"

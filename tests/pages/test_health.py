@@ -74,6 +74,24 @@ async def test_a_store_that_went_away_and_came_back(server: StartServer) -> None
         assert (await ready_of(running))[0] == 200
 
 
+async def test_a_store_that_only_reads_makes_the_server_not_ready(server: StartServer) -> None:
+    """A full disk still answers reads; traffic goes elsewhere until writes work again."""
+    store = FaultyStore()
+    running = await server(store=store)
+    async with connect(running) as client:
+        await client.ask("create_thread", thread_id="t")
+        store.turn(Health.FULL)
+        await client.send("rename_thread", id="r", thread_id="t", title="kept")
+        with trio.fail_after(5):
+            while not running.recorder.statistics().failing:
+                await trio.sleep(0.01)
+        status, checks = await ready_of(running)
+        assert (status, checks["store"]) == (503, False)
+        store.turn(Health.WELL)
+        assert (await client.until("thread_renamed", reply_to="r"))[-1]["title"] == "kept"
+        assert (await ready_of(running))[0] == 200
+
+
 async def test_a_store_that_hangs_makes_the_server_unhealthy(server: StartServer, mock_clock: MockClock) -> None:
     """A recorder that has not moved for five seconds is told; the page itself still answers."""
     mock_clock.rate = 1.0

@@ -337,6 +337,10 @@ async def test_a_good_message_in_between_forgives(server: StartServer) -> None:
                 await client.say("nonsense")
                 assert (await client.receive())["code"] == "INVALID_JSON"
             assert (await client.ask("ping"))["type"] == "pong"
+            for _ in range(19):
+                await client.say("nonsense")
+                assert (await client.receive())["code"] == "INVALID_JSON"
+            assert (await client.ask("chat", content=" "))["code"] == "EMPTY_MESSAGE"
 
 
 async def test_errors_of_good_messages_do_not_close(server: StartServer) -> None:
