@@ -114,7 +114,7 @@ class EventTooLarge(AgentError):
     """One event, result or final response is above ``limits.max_event_bytes``."""
 
     def __init__(self, what: str, size: int, limit: int) -> None:
-        super().__init__(f"{what} has {size} bytes, more than the {limit} allowed", code="EVENT_TOO_LARGE")
+        super().__init__(f"{what}: {size} bytes, more than the {limit} allowed", code="EVENT_TOO_LARGE")
 
 
 class QuotaExceeded(AgentError):

@@ -51,8 +51,9 @@ Authenticate = Callable[[Head], Awaitable[Identity]]
 RUN_THREADS = 40
 #: Connections that the system holds before they are accepted.
 LISTEN_BACKLOG = 4096
-#: Seconds for the last events to be committed when the server ends.
+#: Seconds for the last events to be committed when the server ends, and for what may come behind them.
 FLUSH_S = 10.0
+LAST_FLUSH_S = 2.0
 DAY_S = 86_400.0
 
 
@@ -234,6 +235,7 @@ async def _rooms(
             async with trio.open_nursery() as nursery:
                 for task in (wiring.flusher.run, heartbeat.run, watchdog.run):
                     nursery.start_soon(task)
+                nursery.start_soon(registry.warn_of_outages, lambda: recorder.statistics().idle_s)
                 await nursery.start(registry.run)
                 await nursery.start(door.run, listeners)
                 try:
@@ -243,7 +245,7 @@ async def _rooms(
                     if not await registry.close_all("shutdown", settings.timing.finalise_s + 1.0):
                         logger.error("runs are stuck; the server's task cannot end before they do")
                     nursery.cancel_scope.cancel()
-            with trio.move_on_after(FLUSH_S):
+            with trio.move_on_after(LAST_FLUSH_S):  # what came behind the drain's own flush
                 await recorder.flush()
             below.cancel_scope.cancel()
 

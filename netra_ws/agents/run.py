@@ -51,6 +51,8 @@ Ts = TypeVarTuple("Ts")
 #: A run gives way to others after so many events or so many seconds, whichever comes first.
 BURST_EVENTS = 16
 BURST_S = 0.001
+#: Characters of a tool's or an event's name.
+MAX_NAME = 256
 
 
 @attrs.define
@@ -222,6 +224,7 @@ class Run:
             TypeError: It is no JSON value.
             RunClosed: The run has ended.
         """
+        check_name("the event's name", name)
         self.check_size("the value", value)
         self.tell(AgentEvent(**self.names(), name=name, value=value))
         await self._pause()
@@ -277,6 +280,7 @@ class Run:
             RunClosed: The run has ended.
         """
         await self._step_boundary()
+        check_name("the tool's name", name)
         shown = {**(parameters or {}), **more}
         self.check_size("the parameters", shown)
         self.speech.end_thought()
@@ -321,6 +325,7 @@ class Run:
         )
 
     async def _progress(self, call: ToolCall, progress: float | None, message: str | None) -> None:
+        self.check_size("the progress", message)
         self.tell(ToolProgress(**self.names(), tool_call_id=call.tool_call_id, progress=progress, message=message))
         await self._pause()
 
@@ -456,3 +461,9 @@ class Run:
         await trio.lowlevel.checkpoint()
         self._burst = 0
         self._slice_ends = time.perf_counter() + BURST_S
+
+
+def check_name(what: str, name: str) -> None:
+    """Raise ``EventTooLarge`` for a name of more than ``MAX_NAME`` characters."""
+    if len(name) > MAX_NAME:
+        raise EventTooLarge(what, len(name), MAX_NAME)

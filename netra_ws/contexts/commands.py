@@ -213,6 +213,8 @@ def set_position(connection: Connection, epoch: str, seq: int) -> bool:
 
 
 async def _typing(asked: Asked, command: said.UserTyping) -> Answer:
+    if await find_thread(asked.context, command.thread_id) is None:
+        raise _missing("thread")
     notice = Typing(user_id=asked.context.user_id, thread_id=command.thread_id, is_typing=command.is_typing)
     for connection in asked.context.connections.values():
         if connection is not asked.connection:

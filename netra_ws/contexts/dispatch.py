@@ -56,10 +56,19 @@ class Turn:
         self.connection.malformed = 0
         command = incoming.command
         assert command is not None
-        if not incoming.rpc and command.id is not None and type(command) in REMEMBERED:
-            await self._once(command, command.id)
+        key = self._key(command)
+        if key is not None and type(command) in REMEMBERED:
+            await self._once(command, key)
         else:
             self._give(command, await self._try(command), None)
+
+    def _key(self, command: said.Command) -> str | None:
+        """Return under what a command is remembered: its id; a JSON-RPC id counts on its connection only."""
+        if not self.incoming.rpc:
+            return command.id
+        if self.incoming.silent or self.incoming.reply_to is None:
+            return None
+        return f"\0{self.connection.connection_id} {command.type} {self.incoming.reply_to!r}"
 
     def _answer_malformed(self, error: ClientError) -> None:
         connection = self.connection
@@ -73,7 +82,7 @@ class Turn:
         memory = self.context.memory
         body_digest = digest(self.incoming.body)
         known = memory.find(command_id, trio.current_time())
-        if known is None and isinstance(command, said.Start):
+        if known is None and isinstance(command, said.Start) and not self.incoming.rpc:
             known = await self._from_ledger(command_id, body_digest)
         if known is None:
             remembered = memory.begin(command_id, body_digest, trio.current_time())
@@ -100,7 +109,10 @@ class Turn:
             return None
         remembered = Remembered(bytes.fromhex(row.command_digest or ""), 0.0)
         remembered.reply = Ack(
-            run_id=row.run_id, thread_id=row.thread_id, message_id=row.message_id, disposition="started"
+            run_id=row.run_id,
+            thread_id=row.thread_id,
+            message_id=row.message_id,
+            disposition="queued" if row.trigger == "queue" else "started",
         )
         remembered.done.set()
         return remembered

@@ -20,7 +20,7 @@ from netra_ws.identity import Identity
 from netra_ws.measures import Histogram, Recent
 from netra_ws.protocol.closing import CloseCode
 from netra_ws.protocol.events import CancelledBy
-from netra_ws.protocol.replies import Draining
+from netra_ws.protocol.replies import ConnectionWarning, Draining
 
 from .context import UserContext
 from .memory import Memories
@@ -28,6 +28,10 @@ from .policy import ContextPolicy
 
 #: Answers that are our fault; only these make a server look ill.
 SERVER_FAULTS = frozenset({"INTERNAL", "UNAVAILABLE", "CANCEL_TIMEOUT"})
+
+#: Seconds without a commit after which clients are told, and between two looks.
+WARN_AFTER_S = 2.0
+WARN_EVERY_S = 0.5
 
 Serve = Callable[[UserContext], Awaitable[bool]]
 
@@ -224,6 +228,26 @@ class Registry:
         """Count an answered command."""
         self.commands[(type_name, code)] += 1
         self.recent.add(trio.current_time(), code in SERVER_FAULTS)
+
+    async def warn_of_outages(self, waiting_s: Callable[[], float]) -> None:
+        """Tell every client, once per outage, that answers wait for the store; runs until cancelled.
+
+        Args:
+            waiting_s: Seconds for which commits have made no progress; 0 while nothing waits.
+        """
+        told = False
+        while True:
+            await trio.sleep(WARN_EVERY_S)
+            if waiting_s() < WARN_AFTER_S:
+                told = False
+            elif not told:
+                told = True
+                warning = ConnectionWarning(
+                    code="UNAVAILABLE", error="the store does not answer; answers may wait for it"
+                )
+                for context in self:
+                    for connection in list(context.connections.values()):
+                        connection.tell(warning)
 
     # Leaving.
 

@@ -225,7 +225,7 @@ class Kick(Command):
 class UserTyping(Command):
     type: ClassVar[str] = "user_typing"
 
-    thread_id: Id | None = None
+    thread_id: Id
     is_typing: bool = True
 
 

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import binascii
 import difflib
 import re
 import types
@@ -191,8 +192,18 @@ def _check_sizes(command: Command, where: Callable[[str], str]) -> None:
     if metadata is not None and len(orjson.dumps(metadata)) > MAX_METADATA_BYTES:
         raise _invalid({where("metadata"): f"more than {MAX_METADATA_BYTES} bytes of JSON"})
     for position, attachment in enumerate(getattr(command, "attachments", ())):
+        if attachment.data is not None and not _is_base64(attachment.data):
+            raise _invalid({f"{where('attachments')}[{position}].data": "expected base64"})
         if (attachment.data is None) == (attachment.url is None):
             raise _invalid({f"{where('attachments')}[{position}]": "expected either data or url"})
+
+
+def _is_base64(text: str) -> bool:
+    try:
+        binascii.a2b_base64(text, strict_mode=True)
+    except (binascii.Error, ValueError):
+        return False
+    return True
 
 
 def _deeper_than(value: object, limit: int) -> bool:

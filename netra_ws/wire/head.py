@@ -112,6 +112,9 @@ class Request:
             raise Refused(400, "BAD_REQUEST", "This is not an HTTP request.") from None
         if not isinstance(event, h11.Request):
             return None
+        # h11 counts only heads that are not complete yet.
+        if len(event.target) + sum(len(name) + len(value) + 4 for name, value in event.headers) > MAX_HEAD_BYTES:
+            raise Refused(413, "HEAD_TOO_LARGE", f"The head has more than {MAX_HEAD_BYTES} bytes.")
         head = self._parse(event)
         self._head_only = head.method == "HEAD"
         if head.method not in METHODS:

@@ -270,6 +270,9 @@ async def test_typing_is_shown_to_the_others(server: StartServer) -> None:
     """Typing reaches the user's other connections, not itself, not other users, and is not stored."""
     running = await server()
     async with connect(running) as client, connect(running) as tab, connect(running, "bob") as bob:
+        assert (await client.ask("typing_started", thread_id="t"))["code"] == "NOT_FOUND"
+        await client.ask("create_thread", thread_id="t")
+        await tab.until("thread_created")
         assert (await client.ask("typing_started", thread_id="t"))["type"] == "ack"
         assert (await client.ask("typing_stopped", thread_id="t"))["type"] == "ack"
         shown = [await tab.receive(), await tab.receive()]
@@ -303,6 +306,20 @@ async def test_json_rpc(server: StartServer) -> None:
         await client.say('{"jsonrpc":"2.0","method":"ping"}')
         await client.send("ping", id="behind")
         assert (await client.receive())["reply_to"] == "behind"
+
+
+async def test_json_rpc_ids_count_per_connection(server: StartServer) -> None:
+    """A repeated JSON-RPC id gets the first answer on its own connection; on another one it is a new command."""
+    running = await server()
+    call = '{"jsonrpc":"2.0","method":"chat","params":{"content":"x","agent":"echo","thread_id":"t"},"id":1}'
+    answers = []
+    async with connect(running) as client, connect(running) as other:
+        for someone in (client, client, other):
+            await someone.say(call)
+            while "jsonrpc" not in (message := await someone.receive()):
+                pass
+            answers.append(message["result"]["run_id"])
+    assert answers[0] == answers[1] != answers[2]
 
 
 async def test_the_older_handshake(server: StartServer) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import trio
 
@@ -9,7 +11,7 @@ from netra_ws import Run
 
 from ..conftest import StartServer
 from ..faulty import FaultyStore, Health
-from ..kit import connect
+from ..kit import connect, http
 
 
 @pytest.mark.parametrize("mood", [Health.AWAY, Health.HANGING])
@@ -81,3 +83,38 @@ async def test_an_agent_waits_when_too_much_is_uncommitted(server: StartServer) 
         heard = await client.until("agent_completed")
         numbers = [e["value"] for e in heard if e["type"] == "agent_event"]
         assert numbers == list(range(numbers[0], 5000))
+
+
+async def test_clients_hear_of_an_outage(server: StartServer) -> None:
+    """When commits make no progress for a while every client is told, once; when they do again, answers come."""
+    store = FaultyStore()
+    running = await server(store=store)
+    async with connect(running) as client, connect(running, "bob") as bob:
+        await client.ask("create_thread", thread_id="t")
+        store.turn(Health.AWAY)
+        await client.send("rename_thread", thread_id="t", title="new", id="r")
+        for someone in (client, bob):
+            warning = (await someone.until("connection_warning"))[-1]
+            assert warning["code"] == "UNAVAILABLE"
+        store.turn(Health.WELL)
+        assert (await client.until("thread_renamed", reply_to="r"))[-1]["title"] == "new"
+
+
+@pytest.mark.parametrize("how", ["removed", "replaced"])
+async def test_a_database_that_is_taken_away(server: StartServer, tmp_path: Path, how: str) -> None:
+    """A database file that is removed or replaced while it is open is an outage, not a quiet loss."""
+    path = tmp_path / "a.db"
+    running = await server(store__url=f"sqlite:///{path}")
+    async with connect(running) as client:
+        assert (await client.ask("chat", content="x", agent="echo", thread_id="t"))["type"] == "ack"
+        path.rename(tmp_path / "away.db")
+        if how == "replaced":
+            path.write_bytes(b"")
+        assert (await http(running, "/ready")).status == 503
+        assert (await client.ask("list_threads"))["code"] == "UNAVAILABLE"
+        path.unlink(missing_ok=True)
+        (tmp_path / "away.db").rename(path)
+        assert (await client.ask("list_threads", id="again"))["type"] == "thread_list"
+        with trio.fail_after(10):  # the recorder tries again within two seconds
+            while (await http(running, "/ready")).status != 200:
+                await trio.sleep(0.05)

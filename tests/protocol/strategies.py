@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import types
 from collections.abc import Mapping
 from typing import Any, Literal, Union, get_args, get_origin
@@ -42,7 +43,8 @@ TIMES = (
     | st.datetimes().map(lambda moment: moment.isoformat())
     | st.sampled_from(["2025-11-05T12:00:00Z", "2025-11-05T12:00:00.123+02:00"])
 )
-ATTACHMENTS = st.builds(Attachment, name=st.text(), media_type=st.text(), data=st.text()) | st.builds(
+BASE64 = st.binary().map(lambda data: base64.b64encode(data).decode())
+ATTACHMENTS = st.builds(Attachment, name=st.text(), media_type=st.text(), data=BASE64) | st.builds(
     Attachment, name=st.text(), media_type=st.text(), url=st.text()
 )
 

@@ -42,7 +42,7 @@ TABLE = {
     "resume": "epoch! seq! job_id",
     "refresh_auth": "token!",
     "kick": "user_id jti reason",
-    "user_typing": "thread_id",
+    "user_typing": "thread_id!",
     "ping": "",
     "heartbeat": "",
     "connect": "",

@@ -36,7 +36,8 @@ class SqliteFile:
     readers = READERS
 
     def __init__(self, path: Path, durability: Durability) -> None:
-        self._path = path
+        self._path = path.absolute()  # a program may change its folder
+        self._file: tuple[int, int] | None = None  # device and inode of what was opened
         self._durability = durability
         self._lease: filelock.FileLock | None = None
         # Each keeps what it opened until close; a broken connection is replaced at its next use.
@@ -55,7 +56,10 @@ class SqliteFile:
         """
         with self._errors():
             # Not by filelock, which would make a missing folder, nor by SQLite, which would let others read.
-            os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            opened = os.fstat(descriptor)
+            os.close(descriptor)
+            self._file = opened.st_dev, opened.st_ino
             self._lease = take_lease(self._path)
             try:
                 with self._transaction() as connection:
@@ -79,14 +83,27 @@ class SqliteFile:
     @contextlib.contextmanager
     def reading(self) -> Iterator[sa.Connection]:
         """Lend a connection that only reads. Errors come out as ``StoreError``."""
-        with self._errors(), self._connection(self._reader) as connection:
-            yield connection
+        with self._errors():
+            self._check_file()
+            with self._connection(self._reader) as connection:
+                yield connection
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[sa.Connection]:
         """Lend the writing connection for one transaction. Errors come out as ``StoreError``."""
-        with self._errors(), self._transaction() as connection:
-            yield connection
+        with self._errors():
+            self._check_file()
+            with self._transaction() as connection:
+                yield connection
+
+    def _check_file(self) -> None:
+        """Raise when the file is not the opened one any more: what is written then is gone at the next start."""
+        try:
+            there = self._path.stat()
+        except FileNotFoundError:
+            raise StoreError("the file was removed while it was open") from None
+        if self._file is not None and self._file != (there.st_dev, there.st_ino):
+            raise StoreError("the file was replaced while it was open")
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[sa.Connection]:
