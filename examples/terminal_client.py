@@ -25,16 +25,18 @@ def tell(change: StateChange) -> None:
 async def ask(session: netra_ws.Session, text: str) -> None:
     """Say a text and print the run that answers."""
     run = await session.start(text)
-    shown = ""
+    shown, current = "", ""
     async for heard in run:
         match heard.message:
             case ToolExecuting(tool_name=name):
                 print(f"({name} …)")
             case AgentMessage() as message:
+                if message.message_id != current:
+                    shown, current = "", message.message_id
                 answer = message_text(shown, message)  # a delta is appended, a full text replaces it
                 print(answer[len(shown) :], end="", flush=True)
-                shown = "" if message.phase == "full" else answer
-                print(end="\n" if message.phase == "full" else "")
+                shown = answer
+    print()
     completed = await run.result()
     print(f"{completed.status}, {completed.events} events, now at {session.position}")
 

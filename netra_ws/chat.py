@@ -33,6 +33,8 @@ from netra_ws.session import Run, SessionState, StateChange
 
 #: A person waits for a server that is not there less patiently than a program.
 _POLICY = ClientPolicy(connect_s=5.0, patience_s=60.0)
+#: Under what the open thought is kept; ids of messages look different.
+THOUGHT = "thought"
 #: Characters of a tool's parameters and results that are shown.
 _SHOWN = 200
 _PLAIN = {number: "�" for number in (*range(0x20), *range(0x7F, 0xA0)) if chr(number) not in "\n\t"}
@@ -114,7 +116,7 @@ class Screen:
                 self._answered = True
                 self._stream(event.message_id, event.phase, event.content)
             case AgentThinking() as event:
-                self._stream("thought", event.phase, event.reasoning, "2", "· ")
+                self._stream(THOUGHT, event.phase, event.reasoning, "2", "· ")
             case AgentCompleted() as event:
                 self._end(event)
             case event if event is not None:
@@ -144,7 +146,8 @@ class Screen:
         piece = text if phase == "delta" else text[len(said) :]
         self._write(piece, style)
         self._said[key] = said + piece
-        if phase == "full":
+        if phase == "full" and key == THOUGHT:
+            # A message goes on behind a full that came on its way; a thought has no name, so it ends there.
             self._said.pop(key)
             self._fresh_line(force=bool(text))
 

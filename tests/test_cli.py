@@ -654,10 +654,13 @@ def _end(**fields: Any) -> dict[str, Any]:
 
 
 def test_screen_shows_texts_once() -> None:
-    """Pieces are printed as they come, and of the full text only what was missing."""
-    assert _shown(_message("delta", "a"), _message("delta", "b"), _message("full", "abc")) == "abc\n"
-    assert _shown(_message("delta", "a"), _message("full", "xyz")) == "a\nxyz\n"
-    assert _shown(_message("delta", "a"), _message("delta", "b", "n"), _message("full", "ac")) == "a\nb\nc\n"
+    """Pieces are printed as they come, and of a full text only what was missing, also when it goes on behind it."""
+    assert _shown(_message("delta", "a"), _message("delta", "b"), _message("full", "abc"), _end()) == "abc\n"
+    assert _shown(_message("delta", "a"), _message("full", "xyz"), _end()) == "a\nxyz\n"
+    two = _message("delta", "a"), _message("delta", "b", "n"), _message("full", "ac")
+    assert _shown(*two, _end()) == "a\nb\nc\n"
+    on_the_way = _message("delta", "a"), _message("full", "ab"), _message("delta", "c"), _message("full", "abcd")
+    assert _shown(*on_the_way, _end()) == "abcd\n"
 
 
 def test_screen_shows_every_kind() -> None:
