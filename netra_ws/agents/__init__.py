@@ -1,1 +1,1 @@
-"""."""
+"""Thought: what users implement, the runs of it, and the tools they work with."""

@@ -1,1 +1,1 @@
-"""."""
+"""Life: the nursery of each user, and everything in it."""

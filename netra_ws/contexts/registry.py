@@ -65,7 +65,7 @@ class RunCounts:
         now = trio.current_time()
         self.ended[(run.agent_name, run.status, run.cancelled_by or "")] += 1
         self.seconds.setdefault(run.agent_name, Histogram()).observe(now - run.started_at)
-        if run.first_word_at is not None:
+        if run.first_word_at is not None and run.events > 2:  # else its end was all it said
             self.first_event.observe(run.first_word_at - run.started_at)
         if run.cancelled_at is not None:
             self.cancel.observe(now - run.cancelled_at)

@@ -303,5 +303,5 @@ FIELD_NAMES: Mapping[type[Command], Mapping[str, tuple[str, ...]]] = {
     UserMessage: {"content": ("content", "text", "message", "user_request")},
 }
 
-#: Commands that change something: their ``id`` is remembered, and they cost the budget for talking or ``other``.
+#: Commands that cost the budget for talking; all others but pings cost the larger one.
 TALK = (StartAgent, UserMessage)

@@ -349,7 +349,7 @@ def calculate(expression: str) -> Number:
     while at < len(text):
         at = notation.take(at)
     evaluator = simpleeval.SimpleEval(operators=_OPERATORS, functions=dict(FUNCTIONS), names=dict(CONSTANTS))
-    evaluator.nodes = {node: handler for node, handler in evaluator.nodes.items() if node in _NODES}
+    evaluator.nodes = {node: evaluate for node, evaluate in evaluator.nodes.items() if node in _NODES}
     source = notation.expression()
     try:
         value = evaluator.eval(source, previously_parsed=_percent_of_the_left(simpleeval.SimpleEval.parse(source)))
