@@ -212,7 +212,7 @@ async def _rooms(
     commit, watchdog = Histogram(), Watchdog()
     recorder = Recorder(store, settings.history.retention_days * DAY_S, clock=time.time, on_commit=commit.observe)
     streams = Streams(store, recorder, time.time, settings.history.ring_events, settings.history.ring_bytes)
-    registry = Registry(policy, streams, Ledger(store))
+    registry = Registry(policy, streams, Ledger(store), recorder)
     heartbeat = Heartbeat(policy.heartbeat_interval_s, policy.pong_timeout_s, policy.expiry_grace_s)
     wiring = Wiring(store, Flusher(), heartbeat, settings.timing.handshake_s, registry.count)
     pages: dict[str, Page] = {}
@@ -233,9 +233,8 @@ async def _rooms(
             below.start_soon(recorder.run, streams)
             await close_lost_runs(store, streams, recorder)
             async with trio.open_nursery() as nursery:
-                for task in (wiring.flusher.run, heartbeat.run, watchdog.run):
+                for task in (wiring.flusher.run, heartbeat.run, watchdog.run, registry.watch_outages):
                     nursery.start_soon(task)
-                nursery.start_soon(registry.warn_of_outages, lambda: recorder.statistics().idle_s)
                 await nursery.start(registry.run)
                 await nursery.start(door.run, listeners)
                 try:

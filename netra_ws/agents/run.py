@@ -97,6 +97,7 @@ class Run:
         last_seq: Seq of its ``agent_completed``.
         at_close: Rows to be written together with it.
         settled: Set when the closing events are written and the task is gone, or the run is sealed.
+        held_up: Whether it waits for the store; its silence is not its own then.
     """
 
     request: RunRequest
@@ -117,6 +118,7 @@ class Run:
     deadline: float = float("inf")
     last_event_at: float = 0.0
     first_word_at: float | None = None
+    held_up: bool = False
     cancelled_at: float | None = None
     scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
     nudge: trio.Event = attrs.field(factory=trio.Event)
@@ -457,7 +459,12 @@ class Run:
             await trio.lowlevel.checkpoint_if_cancelled()
             return
         if self.stream.full:
-            await self.stream.wait_for_room()
+            self.held_up = True
+            try:
+                await self.stream.wait_for_room()
+            finally:
+                self.held_up = False
+                self.last_event_at = trio.current_time()
         await trio.lowlevel.checkpoint()
         self._burst = 0
         self._slice_ends = time.perf_counter() + BURST_S

@@ -36,6 +36,7 @@ from .connection import Connection
 from .context import UserContext
 from .memory import digest
 from .starting import Ask, ensure_thread, find_thread, start
+from .stopping import proof_of_end
 
 
 @attrs.frozen
@@ -112,10 +113,8 @@ async def _stop(asked: Asked, command: said.StopAgent) -> Result:
         asked.context.stop(stopped)
 
     async def proof() -> Answer:
-        await stopped.settled.wait()
-        if stopped.sealed:
-            raise ClientError("CANCEL_TIMEOUT", "the agent did not stop in time", details={"run_id": stopped.run_id})
-        return Answer(Ack(run_id=stopped.run_id, status=stopped.status), stopped.last_seq)
+        status = await proof_of_end(stopped)
+        return Answer(Ack(run_id=stopped.run_id, status=status), stopped.last_seq)
 
     return proof
 
@@ -147,6 +146,7 @@ async def _get_thread_history(asked: Asked, command: said.GetThreadHistory) -> A
 
 async def _rename_thread(asked: Asked, command: said.RenameThread) -> Answer:
     context = asked.context
+    context.check_store()
     async with context.lock:
         thread = await find_thread(context, command.thread_id)
         if thread is None or thread.deleting:
@@ -163,6 +163,7 @@ async def _rename_thread(asked: Asked, command: said.RenameThread) -> Answer:
 
 async def _delete_thread(asked: Asked, command: said.DeleteThread) -> Later:
     context = asked.context
+    context.check_store()
     async with context.lock:
         thread = await find_thread(context, command.thread_id)
         if thread is None or thread.deleting:

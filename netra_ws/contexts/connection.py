@@ -17,11 +17,11 @@ from typing import Protocol
 import attrs
 import trio
 
-from netra_ws.errors import Lost
+from netra_ws.errors import ClientError, Lost
 from netra_ws.history.cursor import Cursor
 from netra_ws.identity import Identity
 from netra_ws.protocol.closing import CloseCode
-from netra_ws.protocol.codec import Incoming, encode_reply
+from netra_ws.protocol.codec import Incoming, encode_reply, error_reply
 from netra_ws.protocol.replies import Lagging, ReplayCompleted, Reply, StreamReset
 
 #: Commands that were received and wait for the dispatcher; a full inbox stops the reading.
@@ -30,6 +30,11 @@ INBOX = 64
 #: client, above the second it is closed with 4000.
 CONTROL_HIGH = 256 * 1024
 CONTROL_MAX = 16 * 1024 * 1024
+
+#: What is said instead of an answer that has waited for the store too long.
+NOT_KEPT = error_reply(
+    ClientError("UNAVAILABLE", "the store does not answer; this may still take effect", retryable=True)
+)
 
 _count = itertools.count()
 
@@ -58,11 +63,12 @@ class Wire(Protocol):
 
 @attrs.frozen(order=True)
 class _Held:
-    """A frame that waits for the cursor."""
+    """A frame that waits for the cursor; ``answers`` is the command that it is the answer to."""
 
     barrier: int
     number: int
     make: Callable[[], bytes | None] = attrs.field(order=False)
+    answers: Incoming | None = attrs.field(order=False, default=None)
 
 
 @attrs.define
@@ -126,17 +132,30 @@ class Connection:
         if self.closing:
             return
         if barrier > self.cursor.seq:
-            self.hold(barrier, lambda: encode_reply(reply, self.clock(), incoming))
+            self.hold(barrier, lambda: encode_reply(reply, self.clock(), incoming), incoming)
             return
         frame = encode_reply(reply, self.clock(), incoming)
         if frame is not None:
             self._push(frame)
         self.wire.wake()
 
-    def hold(self, barrier: int, make: Callable[[], bytes | None]) -> None:
+    def hold(self, barrier: int, make: Callable[[], bytes | None], answers: Incoming | None = None) -> None:
         """Queue a frame that is made when the cursor has passed *barrier*."""
-        heapq.heappush(self._held, _Held(barrier, next(_count), make))
+        heapq.heappush(self._held, _Held(barrier, next(_count), make, answers))
         self.wire.wake()
+
+    def give_up_waiting(self) -> None:
+        """Answer ``UNAVAILABLE`` to each command whose event is not committed; it may still take effect.
+
+        A repeat under the same id gets the true answer, when there is one.
+        """
+        visible = self.cursor.stream.visible
+        waiting, self._held = sorted(self._held), []  # a sorted list is a heap
+        for held in waiting:
+            if held.answers is not None and held.barrier > visible:
+                self.tell(NOT_KEPT, held.answers)
+            else:
+                self._held.append(held)
 
     def _push(self, frame: bytes) -> None:
         self._control.append(frame)

@@ -47,6 +47,11 @@ class Home(Protocol):
         """Whether no new run may start."""
         ...
 
+    @property
+    def store_away(self) -> bool:
+        """Whether nothing new should be begun, because the store takes nothing."""
+        ...
+
     def run_ended(self, run: Run) -> None:
         """Count a run that has ended or was sealed."""
         ...
@@ -156,6 +161,15 @@ class UserContext:
     def living(self) -> bool:
         """Whether connections and runs may still come."""
         return self.state in LIVING
+
+    def check_store(self) -> None:
+        """Begin nothing that could not be kept.
+
+        Raises:
+            ClientError: ``UNAVAILABLE`` while the store takes nothing.
+        """
+        if self.home.store_away:
+            raise ClientError("UNAVAILABLE", "the store does not answer", retryable=True)
 
     def start_soon(self, work: Callable[[], Awaitable[object]]) -> None:
         """Start a task in the user's nursery, in a fresh contextvars context.

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import secrets
 from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 import attrs
 import trio
@@ -26,6 +27,11 @@ from .context import UserContext
 from .memory import Remembered, digest
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+#: Seconds for what a command reads before it has an effect; the commands behind it wait as long.
+READ_S = 5.0
 
 
 @attrs.define
@@ -83,7 +89,13 @@ class Turn:
         body_digest = digest(self.incoming.body)
         known = memory.find(command_id, trio.current_time())
         if known is None and isinstance(command, said.Start) and not self.incoming.rpc:
-            known = await self._from_ledger(command_id, body_digest)
+            try:
+                known = await self._from_ledger(command_id)
+            except StoreError as exc:
+                # Begun now, it might be begun twice.
+                logger.warning("command %s failed: %s", command.type, exc)
+                self._tell(Answer(error_reply(_away())))
+                return
         if known is None:
             remembered = memory.begin(command_id, body_digest, trio.current_time())
             try:
@@ -99,12 +111,13 @@ class Turn:
         else:
             self.context.start_soon(lambda: self._join(known))
 
-    async def _from_ledger(self, command_id: str, body_digest: bytes) -> Remembered | None:
-        """Return what a restart did not forget: the run that this command started."""
-        try:
-            row = await self.context.ledger.run_of_command(self.context.user_id, command_id)
-        except StoreError:
-            return None  # the start itself will say that the store is away
+    async def _from_ledger(self, command_id: str) -> Remembered | None:
+        """Return what a restart did not forget: the run that this command started.
+
+        Raises:
+            StoreError: The store did not answer.
+        """
+        row = await _in_time(lambda: self.context.ledger.run_of_command(self.context.user_id, command_id))
         if row is None:
             return None
         remembered = Remembered(bytes.fromhex(row.command_digest or ""), 0.0)
@@ -128,7 +141,7 @@ class Turn:
     async def _try(self, command: said.Command) -> Result:
         async def carry_out() -> Result:
             self._check(command)
-            return await FUNCTIONS[type(command)](self.asked, command)
+            return await _in_time(lambda: FUNCTIONS[type(command)](self.asked, command))
 
         return await _guarded(command, carry_out)
 
@@ -205,6 +218,17 @@ async def _guarded(command: said.Command, work: Callable[[], Awaitable[Result]])
         return Answer(error_reply(_away()))
     except Exception as exc:  # a bug of ours must not end the connection
         return Answer(_internal(command, exc))
+
+
+async def _in_time(work: Callable[[], Awaitable[T]]) -> T:
+    """Return what *work* returns; it only reads before it has an effect, and then does not wait.
+
+    Raises:
+        StoreError: It took longer than ``READ_S``; nothing was done.
+    """
+    with trio.move_on_after(READ_S):
+        return await work()
+    raise StoreError(f"no answer within {READ_S:g} s")
 
 
 def _away() -> ClientError:

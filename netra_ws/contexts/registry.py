@@ -15,6 +15,7 @@ import trio
 from netra_ws.agents.run import Run
 from netra_ws.errors import Refused
 from netra_ws.history.ledger import Ledger
+from netra_ws.history.recorder import AWAY_S, Recorder
 from netra_ws.history.streams import Streams
 from netra_ws.identity import Identity
 from netra_ws.measures import Histogram, Recent
@@ -29,9 +30,10 @@ from .policy import ContextPolicy
 #: Answers that are our fault; only these make a server look ill.
 SERVER_FAULTS = frozenset({"INTERNAL", "UNAVAILABLE", "CANCEL_TIMEOUT"})
 
-#: Seconds without a commit after which clients are told, and between two looks.
-WARN_AFTER_S = 2.0
-WARN_EVERY_S = 0.5
+#: Seconds between two looks at how the store does.
+WATCH_EVERY_S = 0.5
+
+OUTAGE = ConnectionWarning(code="UNAVAILABLE", error="the store does not answer; answers may wait for it")
 
 Serve = Callable[[UserContext], Awaitable[bool]]
 
@@ -93,6 +95,7 @@ class Registry:
     policy: ContextPolicy
     streams: Streams
     ledger: Ledger
+    recorder: Recorder
     draining: bool = False
     commands: Counter[tuple[str, str]] = attrs.field(factory=Counter)
     runs: RunCounts = attrs.field(factory=RunCounts)
@@ -229,25 +232,30 @@ class Registry:
         self.commands[(type_name, code)] += 1
         self.recent.add(trio.current_time(), code in SERVER_FAULTS)
 
-    async def warn_of_outages(self, waiting_s: Callable[[], float]) -> None:
+    @property
+    def store_away(self) -> bool:
+        """Whether nothing new should be begun, because the store takes nothing."""
+        return self.recorder.away
+
+    async def watch_outages(self) -> None:
         """Tell every client, once per outage, that answers wait for the store; runs until cancelled.
 
-        Args:
-            waiting_s: Seconds for which commits have made no progress; 0 while nothing waits.
+        Answers that have waited for ``finalise_s`` are given as ``UNAVAILABLE``.
         """
         told = False
         while True:
-            await trio.sleep(WARN_EVERY_S)
-            if waiting_s() < WARN_AFTER_S:
+            await trio.sleep(WATCH_EVERY_S)
+            stalled_s = self.recorder.stalled_s
+            if stalled_s < AWAY_S:
                 told = False
-            elif not told:
-                told = True
-                warning = ConnectionWarning(
-                    code="UNAVAILABLE", error="the store does not answer; answers may wait for it"
-                )
-                for context in self:
-                    for connection in list(context.connections.values()):
-                        connection.tell(warning)
+                continue
+            seated = [connection for context in self for connection in context.connections.values()]
+            for connection in seated:
+                if not told:
+                    connection.tell(OUTAGE)
+                if stalled_s >= self.policy.run.finalise_s:
+                    connection.give_up_waiting()
+            told = True
 
     # Leaving.
 

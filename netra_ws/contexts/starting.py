@@ -62,12 +62,13 @@ async def start(context: UserContext, ask: Ask, identity: Identity) -> Started:
     """Put the message into its thread and start the run, queue it, or hand it to the running one.
 
     Raises:
-        ClientError: ``DRAINING``, ``UNKNOWN_AGENT``, ``CONFLICT``, ``BUSY``, ``QUOTA_EXCEEDED`` or
-            ``FORBIDDEN``; nothing was stored then.
+        ClientError: ``DRAINING``, ``UNAVAILABLE``, ``UNKNOWN_AGENT``, ``CONFLICT``, ``BUSY``,
+            ``QUOTA_EXCEEDED`` or ``FORBIDDEN``; nothing was stored then.
         StoreError: The store did not answer; nothing was stored.
     """
     if context.home.draining:
         raise ClientError("DRAINING", "the server is about to stop", retryable=True)
+    context.check_store()
     agent_name, _ = context.agent_named(ask.agent)
     async with context.lock:
         await _check_run_id(context, ask.run_id)
@@ -90,7 +91,8 @@ async def open_thread(
     """Return a thread of the user, and whether it has to be created; the caller holds the lock.
 
     Raises:
-        ClientError: ``BUSY`` while it is being deleted, ``QUOTA_EXCEEDED`` when there are too many.
+        ClientError: ``BUSY`` while it is being deleted, ``QUOTA_EXCEEDED`` when there are too many,
+            ``UNAVAILABLE`` when it would have to be made and could not be kept.
         StoreError: The store did not answer.
     """
     known = await find_thread(context, thread_id) if thread_id is not None else None
@@ -98,6 +100,7 @@ async def open_thread(
         if known.deleting:
             raise ClientError("BUSY", "the thread is being deleted", retryable=True)
         return known, False
+    context.check_store()
     if context.known_threads is None:
         context.known_threads = await context.ledger.count_threads(context.user_id)
     if context.known_threads >= context.policy.max_threads_per_user:

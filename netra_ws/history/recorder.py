@@ -30,6 +30,8 @@ GROUP_BYTES = 4 * 1024 * 1024
 BACKLOG_BYTES = 64 * 1024 * 1024
 #: Seconds between two tries of a group; doubled up to the second figure.
 RETRY_S = (0.05, 2.0)
+#: Seconds without a commit, while something waits for one, after which the store counts as away.
+AWAY_S = 2.0
 #: Seconds between two rounds of retention.
 TRIM_EVERY_S = 3600.0
 
@@ -85,6 +87,16 @@ class Recorder:
     def crowded(self) -> bool:
         """Whether the uncommitted bytes of all streams are beyond their bound."""
         return self._bytes > BACKLOG_BYTES
+
+    @property
+    def stalled_s(self) -> float:
+        """Seconds for which commits have made no progress; 0 while nothing waits for one."""
+        return trio.current_time() - self._moved if self._steps or self._in_flight else 0.0
+
+    @property
+    def away(self) -> bool:
+        """Whether the store takes nothing now: the last try failed, or none has ended for ``AWAY_S``."""
+        return self._failing or self.stalled_s >= AWAY_S
 
     async def run(self, streams: Streams) -> None:
         """Commit until cancelled; once an hour remove what is older than the retention."""
@@ -164,12 +176,11 @@ class Recorder:
 
     def statistics(self) -> RecorderStatistics:
         """Return the numbers of this moment."""
-        waiting = len(self._steps) + self._in_flight
         return RecorderStatistics(
-            waiting=waiting,
+            waiting=len(self._steps) + self._in_flight,
             waiting_bytes=self._bytes,
             groups=self._groups,
             errors=self._errors,
             failing=self._failing,
-            idle_s=trio.current_time() - self._moved if waiting else 0.0,
+            idle_s=self.stalled_s,
         )

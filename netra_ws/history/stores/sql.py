@@ -45,7 +45,8 @@ class Database(Protocol):
 class SqlStore:
     """Keeps streams and the ledger in *database*; see ``contract.Store`` for the promises.
 
-    *Cancellation:* a call that has reached its thread is waited for, then goes on as if not cancelled.
+    *Cancellation:* a write that has reached its thread is waited for, then goes on as if not cancelled; a read is
+    left alone there.
     """
 
     def __init__(self, database: Database) -> None:
@@ -145,7 +146,8 @@ class SqlStore:
                 # A third of the cost of ``rows.mappings()``, which counts when a long stream is replayed.
                 return [make(**dict(zip(names, row, strict=True))) for row in rows]
 
-        return await trio.to_thread.run_sync(read, limiter=self._readers)
+        # Left alone when cancelled: it changes nothing, and keeps its token until it ends.
+        return await trio.to_thread.run_sync(read, limiter=self._readers, abandon_on_cancel=True)
 
     async def _written(self, work: Callable[[sa.Connection], T]) -> T:
         def write() -> T:
