@@ -31,6 +31,9 @@ INBOX = 64
 CONTROL_HIGH = 256 * 1024
 CONTROL_MAX = 16 * 1024 * 1024
 
+#: Bytes by which the log may grow while a reader is behind without a break: the byte budget of a slow client. It
+#: costs the server nothing, but who falls back so far is better off with a new connection and its position.
+LAG_BYTES = 32 * 1024 * 1024
 #: What is said instead of an answer that has waited for the store too long.
 NOT_KEPT = error_reply(
     ClientError("UNAVAILABLE", "the store does not answer; this may still take effect", retryable=True)
@@ -116,16 +119,26 @@ class Connection:
     _lagging: bool = False
     _replaying: bool = False
     _setting: int = 0
+    _unheard: bool = False
+    _paced_at: int = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
+        self._paced_at = self.cursor.stream.grown
         self.inbox_in, self.inbox = trio.open_memory_channel[Incoming](INBOX)
 
     # Filling.
 
     def wake(self) -> None:
         """The stream has more (``history.stream.Reader``)."""
-        if not self.closing:
-            self.wire.wake()
+        if self.closing:
+            return
+        if self.cursor.stream.grown - self._paced_at > LAG_BYTES:
+            self.too_slow()
+        self.wire.wake()
+
+    def too_slow(self) -> None:
+        """Close a client that does not keep pace (``wire.stream.Source``); it goes on from its position."""
+        self.shut(CloseCode.SLOW_CONSUMER, "too slow: more is said than is read")
 
     def tell(self, reply: Reply, incoming: Incoming | None = None, barrier: int = 0) -> None:
         """Queue a control frame; with *barrier* it follows the event of that seq."""
@@ -158,6 +171,8 @@ class Connection:
                 self._held.append(held)
 
     def _push(self, frame: bytes) -> None:
+        if self._unheard:
+            return
         self._control.append(frame)
         self._control_bytes += len(frame)
         if self._control_bytes > CONTROL_MAX:
@@ -165,8 +180,15 @@ class Connection:
 
     async def wait_for_room(self) -> None:
         """Wait until the control lane is below its bound: what a client does not read, it need not ask."""
-        while self._control_bytes > CONTROL_HIGH and not self.closing:
+        while self._control_bytes > CONTROL_HIGH and not self.closing and not self._unheard:
             await self._room.wait()
+
+    def hang_up(self) -> None:
+        """The client reads no more; what it said before is still carried out, and nobody waits for it."""
+        self._unheard = True
+        self._control.clear()
+        self._control_bytes = 0
+        self._room.set()
 
     def shut(self, code: CloseCode, reason: str) -> None:
         """Say nothing more and begin to close; answers that wait for no event are still sent."""
@@ -220,6 +242,8 @@ class Connection:
                 break
             frames += taken
             room -= sum(map(len, taken))
+        if not self.cursor.pending:
+            self._paced_at = self.cursor.stream.grown
         self.traffic.messages_out += len(frames)
         return frames
 
@@ -298,5 +322,6 @@ class Connection:
         """Set the position; notices about what an older one meant are not given any more."""
         self._setting += 1
         self._replaying = self._lagging = False
+        self._paced_at = self.cursor.stream.grown
         self.cursor.move(seq)
         return self._setting

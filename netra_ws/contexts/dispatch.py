@@ -202,6 +202,8 @@ async def dispatch(context: UserContext, connection: Connection, count: Callable
     """Take a connection's commands until its inbox is closed."""
     with connection.inbox:  # closed behind us, so that nobody waits for room in it
         async for incoming in connection.inbox:
+            # What is not read need not be made: an answer may be a page of megabytes.
+            await connection.wait_for_room()
             await Turn(Asked(context, connection, incoming), count).take()
             if connection.closing:
                 return

@@ -154,6 +154,7 @@ class Stream:
         visible: The highest seq that may be delivered.
         trimmed: Durable events up to here may be gone from the store.
         pins: How many contexts hold this stream in memory.
+        grown: Bytes that became visible since it is in memory.
     """
 
     key: str
@@ -168,6 +169,7 @@ class Stream:
     _ring_bytes: int
     visible: int = attrs.field(init=False)
     pins: int = 0
+    grown: int = 0
     counts: StreamCounts = attrs.field(factory=lambda: StreamCounts())
     _requested: int = attrs.field(init=False)
     _first: int = attrs.field(init=False)
@@ -275,6 +277,7 @@ class Stream:
 
     def _show(self, entry: Entry) -> None:
         self.visible = entry.seq
+        self.grown += len(entry.frame)
         self._hidden_bytes -= len(entry.frame)
         event = entry.event
         if isinstance(event, AgentMessage):

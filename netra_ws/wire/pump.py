@@ -257,6 +257,7 @@ class Socket:
         nursery.start_soon(take_turns)
         await self._pump(library, connection)
         # What the client said before it went away still takes effect.
+        connection.hang_up()
         connection.inbox_in.close()
         with trio.move_on_after(CLOSE_S):
             await dispatched.wait()

@@ -224,6 +224,14 @@ async def test_events_are_a_range(store: Store) -> None:
     assert seqs(await store.events(KEY, EPOCH, 0, 100, -1)) == []
 
 
+async def test_events_are_read_in_portions_of_bytes(store: Store) -> None:
+    """A read ends with the event that reaches its bound in bytes, and always makes progress."""
+    await store.write([put_stream(), *(put_event(seq, payload=b"x" * 100) for seq in (1, 2, 3))])
+    for most, found in ((1, [1]), (100, [1]), (101, [1, 2]), (300, [1, 2, 3]), (10**9, [1, 2, 3])):
+        assert seqs(await store.events(KEY, EPOCH, 0, 100, 100, most)) == found
+    assert seqs(await store.events(KEY, EPOCH, 0, 100, 2, 10**9)) == [1, 2]
+
+
 async def test_events_belong_to_their_stream_and_epoch(store: Store) -> None:
     """The same numbers in two streams are different events; an unknown stream or epoch has none."""
     other = "job:alice"

@@ -28,6 +28,9 @@ Durability = Literal["process", "power"]
 
 RunState = Literal["queued", "running", "success", "cancelled", "error", "timeout", "lost"]
 
+#: More than any store keeps.
+NO_BOUND = 2**62
+
 #: States of a run that has not ended; what a crash leaves behind.
 UNFINISHED: tuple[RunState, ...] = ("queued", "running")
 
@@ -249,8 +252,13 @@ class Store(Protocol):
 
     async def stream(self, key: str) -> StreamRow | None: ...
 
-    async def events(self, key: str, epoch: str, after: int, upto: int, limit: int) -> Sequence[EventRow]:
-        """Return up to *limit* durable events with ``after < seq <= upto``, ascending."""
+    async def events(
+        self, key: str, epoch: str, after: int, upto: int, limit: int, max_bytes: int = NO_BOUND
+    ) -> Sequence[EventRow]:
+        """Return up to *limit* durable events with ``after < seq <= upto``, ascending.
+
+        The first one whose payload makes them *max_bytes* or more together is the last.
+        """
         ...
 
     async def run_events(self, key: str, epoch: str, run_id: str) -> Sequence[EventRow]:

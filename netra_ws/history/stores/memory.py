@@ -19,6 +19,7 @@ import trio
 from netra_ws.errors import StoreError
 
 from .contract import (
+    NO_BOUND,
     UNFINISHED,
     DeleteThread,
     DropMessages,
@@ -116,13 +117,21 @@ class MemoryStore:
         await self._ready()
         return self._streams.get(key)
 
-    async def events(self, key: str, epoch: str, after: int, upto: int, limit: int) -> Sequence[EventRow]:
+    async def events(
+        self, key: str, epoch: str, after: int, upto: int, limit: int, max_bytes: int = NO_BOUND
+    ) -> Sequence[EventRow]:
         await self._ready()
         log = self._logs.get((key, epoch))
         if log is None or limit <= 0:
             return []
         first = bisect_right(log.seqs, after)
-        return [_event(row) for row in log.rows[first : min(bisect_right(log.seqs, upto), first + limit)]]
+        rows: list[EventRow] = []
+        for row in log.rows[first : min(bisect_right(log.seqs, upto), first + limit)]:
+            if max_bytes <= 0:
+                break
+            rows.append(_event(row))
+            max_bytes -= len(row.payload)
+        return rows
 
     async def run_events(self, key: str, epoch: str, run_id: str) -> Sequence[EventRow]:
         await self._ready()

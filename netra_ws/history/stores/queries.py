@@ -26,6 +26,8 @@ EVENTS = (
     .limit(_LIMIT)
 )
 
+EVENT_SIZES = EVENTS.with_only_columns(event.c.seq, sa.func.length(event.c.payload).label("size"))
+
 RUN_EVENTS = _EVENT.where(_is(event.c.run_id)).order_by(event.c.seq)
 
 THREAD = sa.select(thread).where(_is(thread.c.user_id, thread.c.thread_id))

@@ -12,21 +12,25 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol, TypeVar
 
+import attrs
 import sqlalchemy as sa
 import trio
 
 from netra_ws.errors import StoreError
 
 from . import queries, search
-from .contract import EventRow, MessageRow, RunRow, StreamRow, ThreadRow, Write
+from .contract import NO_BOUND, EventRow, MessageRow, RunRow, StreamRow, ThreadRow, Write
 from .trimming import trim
 from .writes import carry_out
 
 Row = TypeVar("Row")
 T = TypeVar("T")
 
-# Above every seq, which JSON keeps below 2^53, and within an engine's integers.
-_NO_SEQ = 2**62
+
+@attrs.frozen
+class _Size:
+    seq: int
+    size: int
 
 
 class Database(Protocol):
@@ -95,8 +99,17 @@ class SqlStore:
     async def stream(self, key: str) -> StreamRow | None:
         return _first(await self._rows(queries.STREAM, StreamRow, {"key": key}))
 
-    async def events(self, key: str, epoch: str, after: int, upto: int, limit: int) -> Sequence[EventRow]:
-        where = {"stream": key, "epoch": epoch, "after": after, "upto": min(upto, _NO_SEQ), "limit": max(0, limit)}
+    async def events(
+        self, key: str, epoch: str, after: int, upto: int, limit: int, max_bytes: int = NO_BOUND
+    ) -> Sequence[EventRow]:
+        where = {"stream": key, "epoch": epoch, "after": after, "upto": min(upto, NO_BOUND), "limit": max(0, limit)}
+        if max_bytes < NO_BOUND:
+            # Their sizes first: an engine may hand over the last row together with the first.
+            for row in await self._rows(queries.EVENT_SIZES, _Size, where):
+                max_bytes -= row.size
+                if max_bytes <= 0:
+                    where["upto"] = row.seq
+                    break
         return await self._rows(queries.EVENTS, EventRow, where)
 
     async def run_events(self, key: str, epoch: str, run_id: str) -> Sequence[EventRow]:
@@ -117,7 +130,7 @@ class SqlStore:
     async def messages(
         self, user_id: str, thread_id: str, limit: int, before: int | None, upto: int
     ) -> Sequence[MessageRow]:
-        end = min(_NO_SEQ if before is None else before, upto + 1)
+        end = min(NO_BOUND if before is None else before, upto + 1)
         where = {"user_id": user_id, "thread_id": thread_id, "end": end, "limit": max(0, limit)}
         return (await self._rows(queries.MESSAGES, _message, where))[::-1]
 
