@@ -57,7 +57,7 @@ LAST_FLUSH_S = 2.0
 DAY_S = 86_400.0
 
 
-@attrs.define(eq=False)
+@attrs.define(eq=False, repr=False)
 class Server:
     """A running server.
 
@@ -75,6 +75,9 @@ class Server:
     door: Door
     port: int = 0
     _drained: bool = False
+
+    def __repr__(self) -> str:
+        return f"<Server {self.url}>"
 
     @property
     def url(self) -> str:

@@ -12,7 +12,7 @@ import pytest
 import trio
 import trio.testing
 
-from netra_ws import ConfigError, Identity, Refused, StoreError, open_server
+from netra_ws import ConfigError, Identity, Refused, Run, StoreError, open_server
 from netra_ws.errors import StoreLeased
 from netra_ws.settings import Settings
 from netra_ws.wire.head import Head
@@ -171,3 +171,25 @@ async def test_clients_of_the_kit_are_strict() -> None:
     await theirs.send_all(b"\x81\x85....hello")
     with pytest.raises(AssertionError, match="mask"):
         await client.receive_frame()
+
+
+async def test_what_lives_long_has_a_short_name_for_logs(server: StartServer) -> None:
+    """The repr of whatever holds much is one short line: in a log it must cost nothing and tell no content."""
+    seen: list[object] = []
+
+    async def agent(run: Run) -> None:
+        seen.extend([run, run.thread, run.stream])
+
+    running = await server(agents={"agent": agent})
+    async with connect(running) as client:
+        await client.send("chat", content="a secret", agent="agent")
+        await client.until("agent_completed")
+        (context,) = running.registry
+        (connection,) = context.connections.values()
+        seen += [running, running.registry, running.streams, running.recorder, running.wiring, running.door]
+        seen += [running.wiring.flusher, running.wiring.heartbeat, context, context.memory, connection]
+        seen += [connection.cursor, connection.wire]
+        for each in seen:
+            assert len(repr(each)) < 120, repr(each)
+            assert "\n" not in repr(each)
+            assert "secret" not in repr(each)

@@ -55,7 +55,7 @@ BURST_S = 0.001
 MAX_NAME = 256
 
 
-@attrs.define
+@attrs.define(repr=False)
 class RunThread:
     """The conversation of a run, ``run.thread``; called with a function, it runs blocking code."""
 
@@ -84,7 +84,7 @@ class RunThread:
         return await trio.to_thread.run_sync(fn, *args, limiter=self._run.policy.threads)
 
 
-@attrs.define(eq=False)
+@attrs.define(eq=False, repr=False)
 class Run:
     """One execution of an agent, for the agent's hands.
 
@@ -137,6 +137,9 @@ class Run:
     def __attrs_post_init__(self) -> None:
         self.thread = RunThread(self)
         self.speech = Speech(self, self.policy)
+
+    def __repr__(self) -> str:
+        return f"<Run {self.run_id} of {self.agent_name} {self.state.name}>"
 
     # What was asked.
 

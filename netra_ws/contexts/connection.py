@@ -85,7 +85,7 @@ class Traffic:
     rtt_s: float | None = None
 
 
-@attrs.define(eq=False)
+@attrs.define(eq=False, repr=False)
 class Connection:
     """One client of one user.
 
@@ -121,6 +121,9 @@ class Connection:
     _setting: int = 0
     _unheard: bool = False
     _paced_at: int = attrs.field(init=False)
+
+    def __repr__(self) -> str:
+        return f"<Connection {self.connection_id} of {self.identity.user_id!r}>"
 
     def __attrs_post_init__(self) -> None:
         self._paced_at = self.cursor.stream.grown

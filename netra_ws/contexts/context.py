@@ -65,7 +65,7 @@ class Home(Protocol):
         ...
 
 
-@attrs.define(eq=False)
+@attrs.define(eq=False, repr=False)
 class UserContext:
     """Everything of one user that is alive.
 
@@ -97,6 +97,9 @@ class UserContext:
     _left_at: float = 0.0
     _reason: CancelledBy = "disconnect"
     _ended_by_closing: int = 0
+
+    def __repr__(self) -> str:
+        return f"<UserContext {self.user_id!r} {self.state.name}>"
 
     def __attrs_post_init__(self) -> None:
         self.threads = ThreadStates(keep=self.policy.max_threads_per_user)

@@ -34,7 +34,7 @@ T = TypeVar("T")
 READ_S = 5.0
 
 
-@attrs.define
+@attrs.define(repr=False)
 class Turn:
     """One command's turn."""
 

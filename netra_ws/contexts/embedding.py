@@ -29,7 +29,7 @@ from .stopping import proof_of_end
 CHUNK = 64 * 1024
 
 
-@attrs.define(eq=False)
+@attrs.define(eq=False, repr=False)
 class Events:
     """Events of a log as an async iterator without end; it may be left and taken up again at any time."""
 
@@ -125,7 +125,7 @@ class RunHandle:
         return await self._session.stop(self.run_id)
 
 
-@attrs.define
+@attrs.define(repr=False)
 class UserSession:
     """What ``server.context_for(identity)`` gives: the user's context stays open while it is held."""
 

@@ -47,7 +47,7 @@ def digest(body: Mapping[str, Any]) -> bytes:
     return hashlib.blake2b(orjson.dumps(said, option=orjson.OPT_SORT_KEYS), digest_size=16).digest()
 
 
-@attrs.define
+@attrs.define(repr=False)
 class UserMemory:
     """Budgets and answers of one user."""
 
@@ -80,7 +80,7 @@ class UserMemory:
             del self._answers[command_id]
 
 
-@attrs.define
+@attrs.define(repr=False)
 class Memories:
     """``UserMemory`` by user, the most recently seen last."""
 

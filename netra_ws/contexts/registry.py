@@ -83,7 +83,7 @@ class RegistryStatistics:
     stuck: int
 
 
-@attrs.define(eq=False)
+@attrs.define(eq=False, repr=False)
 class Registry:
     """Every user context of this process.
 
@@ -107,6 +107,9 @@ class Registry:
     _nursery: trio.Nursery | None = None
     _emptied: trio.Event = attrs.field(factory=trio.Event)
     _stood_up: trio.Event = attrs.field(factory=trio.Event)
+
+    def __repr__(self) -> str:
+        return f"<Registry {len(self._contexts)} users, {self.seats} seats>"
 
     def __attrs_post_init__(self) -> None:
         self.memories = Memories(self.policy.messages_per_minute)

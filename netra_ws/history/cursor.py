@@ -25,7 +25,7 @@ CHUNK_ROWS = 256
 CHUNK_BYTES = 256 * 1024
 
 
-@attrs.define(eq=False)
+@attrs.define(eq=False, repr=False)
 class Cursor:
     """How far one connection has read one stream.
 
@@ -45,6 +45,9 @@ class Cursor:
     _fulls: deque[tuple[int, bytes]] = attrs.field(factory=deque)
     _read: int = 0
     _interrupted: bool = False
+
+    def __repr__(self) -> str:
+        return f"<Cursor at {self.seq} of {self.stream!r}>"
 
     def __attrs_post_init__(self) -> None:
         self.move(self.seq)

@@ -57,7 +57,7 @@ class RecorderStatistics:
     idle_s: float
 
 
-@attrs.define
+@attrs.define(repr=False)
 class Recorder:
     """Commits steps in the order in which they were submitted."""
 
@@ -74,6 +74,9 @@ class Recorder:
     _moved: float = 0.0
     _wake: trio.Event = attrs.field(factory=trio.Event, init=False)
     _settled: trio.Event = attrs.field(factory=trio.Event, init=False)
+
+    def __repr__(self) -> str:
+        return f"<Recorder {len(self._steps)} steps wait{', failing' if self._failing else ''}>"
 
     def submit(self, step: Step) -> None:
         """Take a step; never waits. It is committed after all that came before."""

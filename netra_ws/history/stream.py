@@ -95,7 +95,7 @@ class StepSink(Protocol):
     async def settle(self) -> None: ...
 
 
-@attrs.define
+@attrs.define(repr=False)
 class Step:
     """Events and rows that are committed in one transaction."""
 
@@ -142,7 +142,7 @@ class StreamCounts:
     merged: int = 0
 
 
-@attrs.define(eq=False)
+@attrs.define(eq=False, repr=False)
 class Stream:
     """The log of one user.
 
@@ -180,6 +180,9 @@ class Stream:
     _readers: dict[Reader, None] = attrs.field(factory=dict)
     _texts: dict[TextKey, _OpenText] = attrs.field(factory=dict)
     _open_step: Step | None = None
+
+    def __repr__(self) -> str:
+        return f"<Stream {self.key!r} {self.epoch}:{self.visible}/{self.last}>"
 
     def __attrs_post_init__(self) -> None:
         self.visible = self.last

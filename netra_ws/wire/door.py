@@ -48,7 +48,7 @@ Page = Callable[[Head, bytes], Awaitable[Reply]]
 Admit = Callable[[Head], Awaitable[Identity]]
 
 
-@attrs.define
+@attrs.define(repr=False)
 class Door:
     """Who may come in, and what else is shown.
 

@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 SLICE_S = 0.001
 
 
-@attrs.define
+@attrs.define(repr=False)
 class Flusher:
     """The one writer of sockets that are not full.
 

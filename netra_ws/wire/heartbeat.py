@@ -21,7 +21,7 @@ WARN_S = 60.0
 _count = itertools.count()
 
 
-@attrs.define(order=False, eq=False)
+@attrs.define(order=False, eq=False, repr=False)
 class _Watch:
     """What is due for one connection; it stands in the heap once, at its next moment.
 
@@ -37,7 +37,7 @@ class _Watch:
     warned_of: float | None = None
 
 
-@attrs.define
+@attrs.define(repr=False)
 class Heartbeat:
     """Pings every connection each interval; one that says nothing within the timeout is closed with 4001.
 

@@ -91,7 +91,7 @@ class WireCounts:
     messages_out: int = 0
 
 
-@attrs.define
+@attrs.define(repr=False)
 class Wiring:
     """What all connections share."""
 
@@ -104,7 +104,7 @@ class Wiring:
     counts: WireCounts = attrs.field(factory=WireCounts)
 
 
-@attrs.define(eq=False)
+@attrs.define(eq=False, repr=False)
 class Socket:
     """A connection's socket: carries the seat, and closes when the seat says so (``contexts.connection.Wire``)."""
 

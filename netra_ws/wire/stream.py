@@ -79,7 +79,7 @@ class Progress(Enum):
     REFILL = "the next frames are in the store"
 
 
-@attrs.define(eq=False)
+@attrs.define(eq=False, repr=False)
 class Duplex(trio.abc.Stream):
     """The wire of one connection.
 
