@@ -33,6 +33,8 @@ class Database(Protocol):
     """What one engine gives to ``SqlStore``; every method blocks and is called in a worker thread."""
 
     name: str
+    #: The name that SQLAlchemy has for it.
+    dialect: str
     #: How many threads may be in ``reading`` at the same time.
     readers: int
 
@@ -121,8 +123,9 @@ class SqlStore:
         return (await self._rows(queries.MESSAGES, _message, where))[::-1]
 
     async def search(self, user_id: str, query: str, limit: int) -> Sequence[MessageRow]:
-        where = {"user_id": user_id, "query": search.expression(user_id, query), "limit": max(0, limit)}
-        return await self._rows(search.SEARCH, _message, where)
+        sought = search.sought(self._database.dialect, user_id, query)
+        where = {"user_id": user_id, "query": sought, "limit": max(0, limit)}
+        return await self._rows(search.INDEX_OF[self._database.dialect].search, _message, where)
 
     async def run(self, user_id: str, run_id: str) -> RunRow | None:
         return _first(await self._rows(queries.RUN, RunRow, {"user_id": user_id, "run_id": run_id}))
