@@ -32,7 +32,8 @@ BACKLOG_BYTES = 64 * 1024 * 1024
 RETRY_S = (0.05, 2.0)
 #: Seconds without a commit, while something waits for one, after which the store counts as away.
 AWAY_S = 2.0
-#: Seconds between two rounds of retention.
+#: Seconds before the first round of retention, and between two.
+FIRST_TRIM_S = 60.0
 TRIM_EVERY_S = 3600.0
 
 
@@ -103,17 +104,15 @@ class Recorder:
 
     async def run(self, streams: Streams) -> None:
         """Commit until cancelled; once an hour remove what is older than the retention."""
-        next_trim = trio.current_time() + 60.0
-        while True:
-            if not self._steps:
-                with trio.move_on_at(next_trim):
+        async with trio.open_nursery() as nursery:
+            if self.retention_s is not None:
+                nursery.start_soon(self._retain, streams, self.retention_s)
+            while True:
+                if not self._steps:
                     await self._wake.wait()
-            self._wake = trio.Event()
-            if self._steps:
-                await self._commit_group(streams)
-            if trio.current_time() >= next_trim:
-                next_trim = trio.current_time() + TRIM_EVERY_S
-                await self._trim(streams)
+                self._wake = trio.Event()
+                if self._steps:
+                    await self._commit_group(streams)
 
     async def flush(self) -> None:
         """Wait until everything that was submitted is committed."""
@@ -166,16 +165,18 @@ class Recorder:
             size += step.size
         return group
 
-    async def _trim(self, streams: Streams) -> None:
-        if self.retention_s is None:
-            return
-        try:
-            ends = await self.store.trim(self.clock() - self.retention_s)
-        except StoreError as exc:
-            self._errors += 1
-            logger.error("retention failed, next try in an hour: %s", exc)
-            return
-        streams.trimmed(dict(ends))
+    async def _retain(self, streams: Streams, retention_s: float) -> None:
+        # A task of its own: groups are committed between the portions.
+        delay = FIRST_TRIM_S
+        while True:
+            await trio.sleep(delay)
+            delay = TRIM_EVERY_S
+            try:
+                while ends := await self.store.trim(self.clock() - retention_s):
+                    streams.trimmed(dict(ends))
+            except StoreError as exc:
+                self._errors += 1
+                logger.error("retention failed, next try in an hour: %s", exc)
 
     def statistics(self) -> RecorderStatistics:
         """Return the numbers of this moment."""

@@ -1,6 +1,6 @@
 """What a store must do for the recorder and the ledger.
 
-A store is written to by one task only, the recorder, in batches. It is read from anywhere. Promises
+A store is written to by the recorder only, in batches, one at a time. It is read from anywhere. Promises
 that every driver keeps, and that ``tests/contract/test_stores.py`` checks on each:
 
 - ``write`` is one transaction: after an error nothing of the batch is there, after success all of it.
@@ -239,10 +239,11 @@ class Store(Protocol):
         ...
 
     async def trim(self, before: float) -> Mapping[str, int]:
-        """Remove events older than *before* (Unix seconds) that belong to no unfinished run.
+        """Remove events older than *before* (Unix seconds) that belong to no unfinished run, a portion of them.
 
-        Of each stream a prefix is removed, never a hole: events after the first one that has to
-        stay are kept. Sets ``trimmed`` of each stream in the same transaction. Called by the recorder.
+        To be called again until it returns nothing; writes may go on meanwhile. Of each stream a prefix
+        is removed, never a hole: events after the first one that has to stay are kept. ``trimmed`` of a
+        stream is set before, or together. After an error nothing was removed that was not returned before.
         An unfinished run is known by its id alone: one of another user, too, may hold a stream back.
 
         Returns:

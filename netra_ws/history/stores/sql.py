@@ -20,7 +20,7 @@ from netra_ws.errors import StoreError
 
 from . import queries, search
 from .contract import NO_BOUND, EventRow, MessageRow, RunRow, StreamRow, ThreadRow, Write
-from .trimming import trim
+from .trimming import find, mark, remove
 from .writes import carry_out
 
 Row = TypeVar("Row")
@@ -37,6 +37,8 @@ class Database(Protocol):
     """What one engine gives to ``SqlStore``; every method blocks and is called in a worker thread."""
 
     name: str
+    #: The name that SQLAlchemy has for it.
+    dialect: str
     #: How many threads may be in ``reading`` at the same time.
     readers: int
 
@@ -57,6 +59,9 @@ class SqlStore:
         self.name = database.name
         self._database = database
         self._open = False
+        # Where the next portion of ``trim`` begins, and what the last one could not say.
+        self._trimmed_to = ""
+        self._untrimmed: StoreError | None = None
         # One token each: the writer is never behind readers, nor they behind it.
         self._writer = trio.CapacityLimiter(1)
         self._readers = trio.CapacityLimiter(database.readers)
@@ -92,7 +97,20 @@ class SqlStore:
         return {}
 
     async def trim(self, before: float) -> Mapping[str, int]:
-        return await self._written(lambda connection: trim(connection, before))
+        if (failure := self._untrimmed) is not None:
+            self._untrimmed = None
+            raise failure
+        cuts, behind = await self._read(lambda connection: find(connection, before, self._trimmed_to))
+        self._trimmed_to = behind or ""
+        if cuts:
+            # Told before they go: nobody may miss events in a stream that does not say so, also when the
+            # fate of the removal stays unknown. What was not removed is found again.
+            await self._written(lambda connection: mark(connection, cuts))
+            try:
+                await self._written(lambda connection: remove(connection, cuts))
+            except StoreError as exc:
+                self._untrimmed = exc
+        return {cut.key: cut.last for cut in cuts}
 
     # Public methods: reads.
 
@@ -135,8 +153,9 @@ class SqlStore:
         return (await self._rows(queries.MESSAGES, _message, where))[::-1]
 
     async def search(self, user_id: str, query: str, limit: int) -> Sequence[MessageRow]:
-        where = {"user_id": user_id, "query": search.expression(user_id, query), "limit": max(0, limit)}
-        return await self._rows(search.SEARCH, _message, where)
+        sought = search.sought(self._database.dialect, user_id, query)
+        where = {"user_id": user_id, "query": sought, "limit": max(0, limit)}
+        return await self._rows(search.INDEX_OF[self._database.dialect].search, _message, where)
 
     async def run(self, user_id: str, run_id: str) -> RunRow | None:
         return _first(await self._rows(queries.RUN, RunRow, {"user_id": user_id, "run_id": run_id}))
@@ -151,13 +170,19 @@ class SqlStore:
     # Threads.
 
     async def _rows(self, query: sa.Executable, make: Callable[..., Row], where: Mapping[str, Any]) -> list[Row]:
-        def read() -> list[Row]:
+        def made(connection: sa.Connection) -> list[Row]:
+            rows = connection.execute(query, where)
+            names = list(rows.keys())
+            # A third of the cost of ``rows.mappings()``, which counts when a long stream is replayed.
+            return [make(**dict(zip(names, row, strict=True))) for row in rows]
+
+        return await self._read(made)
+
+    async def _read(self, work: Callable[[sa.Connection], T]) -> T:
+        def read() -> T:
             self._check_open()
             with self._database.reading() as connection:
-                rows = connection.execute(query, where)
-                names = list(rows.keys())
-                # A third of the cost of ``rows.mappings()``, which counts when a long stream is replayed.
-                return [make(**dict(zip(names, row, strict=True))) for row in rows]
+                return work(connection)
 
         # Left alone when cancelled: it changes nothing, and keeps its token until it ends.
         return await trio.to_thread.run_sync(read, limiter=self._readers, abandon_on_cancel=True)
