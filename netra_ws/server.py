@@ -25,6 +25,7 @@ from netra_ws.agents.request import RunPolicy
 from netra_ws.agents.watchdog import Watchdog
 from netra_ws.contexts.embedding import UserSession
 from netra_ws.contexts.policy import ContextPolicy
+from netra_ws.contexts.quota import Quota
 from netra_ws.contexts.registry import Registry
 from netra_ws.errors import ConfigError, NetraError, Refused
 from netra_ws.history.ledger import Ledger
@@ -216,6 +217,8 @@ async def _rooms(
     recorder = Recorder(store, settings.history.retention_days * DAY_S, clock=time.time, on_commit=commit.observe)
     streams = Streams(store, recorder, time.time, settings.history.ring_events, settings.history.ring_bytes)
     registry = Registry(policy, streams, Ledger(store), recorder)
+    quota = Quota(settings.limits.max_stored_bytes_per_user, registry, store)
+    recorder.on_kept = quota.note
     heartbeat = Heartbeat(policy.heartbeat_interval_s, policy.pong_timeout_s, policy.expiry_grace_s)
     wiring = Wiring(store, Flusher(), heartbeat, settings.timing.handshake_s, registry.count)
     pages: dict[str, Page] = {}
@@ -239,6 +242,7 @@ async def _rooms(
                 for task in (wiring.flusher.run, heartbeat.run, watchdog.run, registry.watch_outages):
                     nursery.start_soon(task)
                 await nursery.start(registry.run)
+                nursery.start_soon(quota.run)
                 await nursery.start(door.run, listeners)
                 try:
                     yield server

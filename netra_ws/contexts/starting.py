@@ -12,11 +12,18 @@ from netra_ws.agents.run import Run
 from netra_ws.agents.states import RunState
 from netra_ws.errors import ClientError
 from netra_ws.history.ledger import title_from
-from netra_ws.history.stores.contract import DropMessages, MessageRow, PutMessage, PutRun, PutThread
-from netra_ws.history.stream import Step
+from netra_ws.history.stores.contract import DeleteThread, DropMessages, MessageRow, PutMessage, PutRun, PutThread
+from netra_ws.history.stream import Entry, Step
 from netra_ws.identity import Identity
 from netra_ws.protocol.commands import Attachment, OnBusy, OnDisconnect
-from netra_ws.protocol.events import Disposition, MessageReceived, RunQueued, ThreadCreated, Trigger
+from netra_ws.protocol.events import (
+    Disposition,
+    MessageReceived,
+    RunQueued,
+    ThreadCreated,
+    ThreadDeleted,
+    Trigger,
+)
 
 from .context import UserContext, run_row
 from .threads import ThreadState
@@ -151,6 +158,19 @@ def write_thread(context: UserContext, step: Step, thread: ThreadState) -> int:
     context.threads.add(thread)
     context.known_threads = (context.known_threads or 0) + 1
     return entry.seq
+
+
+def remove_thread(context: UserContext, thread: ThreadState) -> Entry:
+    """Remove a thread in which nothing goes on, for every connection; return its ``thread_deleted``."""
+    event = ThreadDeleted(thread_id=thread.thread_id, title=thread.title, metadata=thread.metadata)
+    entry = context.stream.append(event, DeleteThread(user_id=context.user_id, thread_id=thread.thread_id))
+    context.threads.remove(thread.thread_id)
+    if context.known_threads:
+        context.known_threads -= 1
+    for connection in context.connections.values():
+        if connection.thread_id == thread.thread_id:
+            connection.thread_id = None
+    return entry
 
 
 def _place(

@@ -18,7 +18,7 @@ import trio
 from netra_ws.errors import StoreError
 
 from .stores.contract import Store, Write
-from .stream import Step
+from .stream import Step, Stream
 from .streams import Streams
 
 logger = logging.getLogger(__name__)
@@ -66,6 +66,7 @@ class Recorder:
     retention_s: float | None = None
     clock: Callable[[], float] = attrs.field(kw_only=True)
     on_commit: Callable[[float], None] = lambda seconds: None
+    on_kept: Callable[[Stream, int], None] = lambda stream, size: None
     _steps: deque[Step] = attrs.field(factory=deque, init=False)
     _bytes: int = 0
     _in_flight: int = 0
@@ -152,6 +153,7 @@ class Recorder:
         for step in group:
             self._bytes -= step.size
             step.stream.committed(step.last_seq, step.reserved)
+            self.on_kept(step.stream, step.size)
         self._settled.set()
         self._settled = trio.Event()
 
@@ -177,6 +179,15 @@ class Recorder:
             except StoreError as exc:
                 self._errors += 1
                 logger.error("retention failed, next try in an hour: %s", exc)
+
+    async def shorten(self, streams: Streams, stream: Stream, keep_bytes: int) -> None:
+        """Remove the oldest events of a stream beyond *keep_bytes*; groups are committed between the portions.
+
+        Raises:
+            StoreError: The store did not answer; what was removed until then is removed.
+        """
+        while ends := await self.store.shorten(stream.key, keep_bytes):
+            streams.trimmed(dict(ends))
 
     def statistics(self) -> RecorderStatistics:
         """Return the numbers of this moment."""

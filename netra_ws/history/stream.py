@@ -27,7 +27,7 @@ from netra_ws.protocol.codec import encode_event, frame_payload
 from netra_ws.protocol.events import AgentCompleted, AgentMessage, AgentThinking, Event, RunEvent, Stamp
 from netra_ws.protocol.replies import PartialMessage
 
-from .stores.contract import PutEvent, PutStream, Write
+from .stores.contract import PutEvent, PutMessage, PutStream, Write
 
 #: Numbers are reserved in the store in blocks of this size, so that deltas need no write of their own.
 RESERVE = 4096
@@ -116,6 +116,7 @@ class Step:
     def write(self, *rows: Write) -> None:
         """Have *rows* committed together with the events of this step."""
         self.writes.extend(rows)
+        self.size += sum(len(row.row.content) for row in rows if isinstance(row, PutMessage))
 
 
 @attrs.frozen(kw_only=True)
@@ -136,10 +137,12 @@ class StreamCounts:
     Attributes:
         events: Events appended, by type.
         merged: Deltas that went out inside another one's frame.
+        threads_removed: Threads that went because their user had too much.
     """
 
     events: Counter[str] = attrs.field(factory=Counter)
     merged: int = 0
+    threads_removed: int = 0
 
 
 @attrs.define(eq=False, repr=False)
@@ -155,6 +158,7 @@ class Stream:
         trimmed: Durable events up to here may be gone from the store.
         pins: How many contexts hold this stream in memory.
         grown: Bytes that became visible since it is in memory.
+        unmeasured: Bytes that were kept since somebody measured what the user has in the store; None at first.
     """
 
     key: str
@@ -170,6 +174,7 @@ class Stream:
     visible: int = attrs.field(init=False)
     pins: int = 0
     grown: int = 0
+    unmeasured: int | None = None
     counts: StreamCounts = attrs.field(factory=lambda: StreamCounts())
     _requested: int = attrs.field(init=False)
     _first: int = attrs.field(init=False)

@@ -78,6 +78,8 @@ class Metrics(Collector):
         yield _counter("rate_limited", "Refused by a budget.", ["budget"], limited)
         yield _counter("replays", "Resumes asked for.", ["outcome"], _single(counts.replays))
         yield _counter("deltas_merged", "Deltas sent inside another frame.", [], {(): sources.streams.counts.merged})
+        removed = {(): sources.streams.counts.threads_removed}
+        yield _counter("quota_threads_removed", "Threads that went because a user had too much.", [], removed)
         yield _counter("bytes", "Bytes of all sockets.", ["direction"], sizes)
         yield _counter("store_errors", "Writes that failed.", [], {(): sources.recorder.statistics().errors})
 

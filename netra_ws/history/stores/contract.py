@@ -107,6 +107,18 @@ class RunRow:
     parent_run_id: str | None = None
 
 
+@attrs.frozen(kw_only=True)
+class Usage:
+    """About how much is kept of a user, in bytes: payloads of events; texts and attachments of messages."""
+
+    events: int
+    messages: int
+
+    @property
+    def total(self) -> int:
+        return self.events + self.messages
+
+
 # Writes: what the recorder hands over.
 
 
@@ -251,6 +263,14 @@ class Store(Protocol):
         """
         ...
 
+    async def shorten(self, key: str, keep_bytes: int) -> Mapping[str, int]:
+        """Remove the oldest events of one stream until *keep_bytes* bytes remain, a portion of them.
+
+        To be called again until it returns nothing. Otherwise as ``trim``: never a hole, and nothing from
+        the first event of an unfinished run on. Called by the recorder.
+        """
+        ...
+
     async def stream(self, key: str) -> StreamRow | None: ...
 
     async def events(
@@ -273,6 +293,14 @@ class Store(Protocol):
         ...
 
     async def count_threads(self, user_id: str) -> int: ...
+
+    async def oldest_threads(self, user_id: str, limit: int) -> Sequence[tuple[ThreadRow, int]]:
+        """Return up to *limit* threads by (updated_at, thread_id) ascending, each with the bytes of its messages."""
+        ...
+
+    async def usage(self, user_id: str, key: str) -> Usage:
+        """Return how much is kept of a user, whose stream is *key*."""
+        ...
 
     async def messages(
         self, user_id: str, thread_id: str, limit: int, before: int | None, upto: int

@@ -99,6 +99,13 @@ run = sa.Table(
 )
 #: Written out, not bound: SQLite uses a partial index only where the query repeats its condition.
 unfinished = run.c.state.in_([sa.literal_column(f"'{state}'") for state in UNFINISHED])
+
+
+def unfinished_run_of(events: sa.Table) -> sa.ColumnElement[bool]:
+    """Return the condition that an event belongs to a run that has not ended, whose ever."""
+    return sa.and_(events.c.run_id.is_not(None), events.c.run_id.in_(sa.select(run.c.run_id).where(unfinished)))
+
+
 _has_command = run.c.command_id.is_not(None)
 sa.Index(
     "run_of_command",

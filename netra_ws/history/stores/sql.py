@@ -19,8 +19,9 @@ import trio
 from netra_ws.errors import StoreError
 
 from . import queries, search
-from .contract import NO_BOUND, EventRow, MessageRow, RunRow, StreamRow, ThreadRow, Write
-from .trimming import find, mark, remove
+from .contract import NO_BOUND, EventRow, MessageRow, RunRow, StreamRow, ThreadRow, Usage, Write
+from .trimming import Cut, find, mark, remove
+from .usage import find_excess, measure, oldest
 from .writes import carry_out
 
 Row = TypeVar("Row")
@@ -61,7 +62,7 @@ class SqlStore:
         self._open = False
         # Where the next portion of ``trim`` begins, and what the last one could not say.
         self._trimmed_to = ""
-        self._untrimmed: StoreError | None = None
+        self._unremoved: StoreError | None = None
         # One token each: the writer is never behind readers, nor they behind it.
         self._writer = trio.CapacityLimiter(1)
         self._readers = trio.CapacityLimiter(database.readers)
@@ -97,11 +98,21 @@ class SqlStore:
         return {}
 
     async def trim(self, before: float) -> Mapping[str, int]:
-        if (failure := self._untrimmed) is not None:
-            self._untrimmed = None
-            raise failure
+        self._check_removal()
         cuts, behind = await self._read(lambda connection: find(connection, before, self._trimmed_to))
         self._trimmed_to = behind or ""
+        return await self._cut(cuts)
+
+    async def shorten(self, key: str, keep_bytes: int) -> Mapping[str, int]:
+        self._check_removal()
+        return await self._cut(await self._read(lambda connection: find_excess(connection, key, keep_bytes)))
+
+    def _check_removal(self) -> None:
+        failure, self._unremoved = self._unremoved, None
+        if failure is not None:
+            raise failure
+
+    async def _cut(self, cuts: Sequence[Cut]) -> Mapping[str, int]:
         if cuts:
             # Told before they go: nobody may miss events in a stream that does not say so, also when the
             # fate of the removal stays unknown. What was not removed is found again.
@@ -109,7 +120,7 @@ class SqlStore:
             try:
                 await self._written(lambda connection: remove(connection, cuts))
             except StoreError as exc:
-                self._untrimmed = exc
+                self._unremoved = exc
         return {cut.key: cut.last for cut in cuts}
 
     # Public methods: reads.
@@ -144,6 +155,12 @@ class SqlStore:
     async def count_threads(self, user_id: str) -> int:
         (row,) = await self._rows(queries.COUNT_THREADS, dict[str, int], {"user_id": user_id})
         return row["count"]
+
+    async def oldest_threads(self, user_id: str, limit: int) -> Sequence[tuple[ThreadRow, int]]:
+        return await self._read(lambda connection: oldest(connection, user_id, limit))
+
+    async def usage(self, user_id: str, key: str) -> Usage:
+        return await self._read(lambda connection: measure(connection, user_id, key))
 
     async def messages(
         self, user_id: str, thread_id: str, limit: int, before: int | None, upto: int

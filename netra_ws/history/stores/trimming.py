@@ -8,17 +8,14 @@ from itertools import takewhile
 import attrs
 import sqlalchemy as sa
 
-from .schema import event, run, stream, unfinished
+from .schema import event, stream, unfinished_run_of
 
 #: Events that one portion removes at most: tens of milliseconds in which nothing else can be written.
 PORTION = 5_000
 # Streams looked at by one statement.
 _PAGE = 1_000
 
-_stays = sa.or_(
-    event.c.created_at >= sa.bindparam("before", type_=sa.Double),
-    sa.and_(event.c.run_id.is_not(None), event.c.run_id.in_(sa.select(run.c.run_id).where(unfinished))),
-)
+_stays = sa.or_(event.c.created_at >= sa.bindparam("before", type_=sa.Double), unfinished_run_of(event))
 # Of most streams the first event is enough to know that nothing goes.
 _first_stays = (
     sa.select(_stays)
