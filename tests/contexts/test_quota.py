@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,9 @@ async def test_the_oldest_threads_go_first(server: StartServer, tmp_path: Path, 
         assert [message["content"][:2] for message in history["messages"]] == ["29", "22"]
         assert (await client.ask("get_thread_history", thread_id="t0", id="h0"))["code"] == "NOT_FOUND"
         assert len((await bob.ask("list_threads"))["threads"]) == 1
-        assert f"netra_ws_quota_threads_removed_total {len(gone)}.0" in (await http(running, "/metrics")).body.decode()
+        metrics = (await http(running, "/metrics")).body.decode()
+        (counted,) = re.findall(r"^netra_ws_quota_threads_removed_total (\S+)$", metrics, re.MULTILINE)
+        assert float(counted) >= len(gone) > 5
 
 
 async def test_a_thread_that_something_goes_on_in_stays(server: StartServer) -> None:
