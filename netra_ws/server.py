@@ -54,6 +54,8 @@ LISTEN_BACKLOG = 4096
 #: Seconds for the last events to be committed when the server ends, and for what may come behind them.
 FLUSH_S = 10.0
 LAST_FLUSH_S = 2.0
+#: Seconds for the sockets to close behind their last event, and again where they stand.
+SHUT_S = CLOSE_S + 2.0
 DAY_S = 86_400.0
 
 
@@ -102,14 +104,17 @@ class Server:
             Whether nothing is left; False when a run could not be stopped.
         """
         timing = self.settings.timing
-        if not self._drained:
-            self._drained = True
+        if not self._drained:  # what was cut short, or is under way elsewhere, is gone through again
+            began = trio.current_time()
             await self.registry.drain(timing.drain_s if patience_s is None else patience_s, timing.finalise_s)
             with trio.move_on_after(FLUSH_S) as scope:
                 await self.recorder.flush()
             if scope.cancelled_caught:
                 logger.error("the store did not take the last events; the next start closes what is open")
-            await self.registry.shut_connections(CLOSE_S + 2.0)
+            await self.registry.shut_connections(SHUT_S)
+            if not self._drained:
+                logger.info("drained in %.1f s", trio.current_time() - began)
+            self._drained = True
         return not self.registry.statistics().stuck
 
 
@@ -163,6 +168,13 @@ def _only(exc: Exception) -> Exception:
     while isinstance(exc, ExceptionGroup) and len(exc.exceptions) == 1:
         exc = exc.exceptions[0]
     return exc
+
+
+def longest_end_s(settings: Settings) -> float:
+    """Return the seconds after which a server that was asked to end must have ended; a sum of bounds."""
+    timing = settings.timing
+    runs_s = timing.drain_s + 2 * (timing.finalise_s + 1.0)
+    return runs_s + FLUSH_S + 2 * SHUT_S + LAST_FLUSH_S
 
 
 async def serve(

@@ -51,6 +51,10 @@ class Home(Protocol):
         """Count a run that has ended or was sealed."""
         ...
 
+    def attached(self, connection: Connection) -> None:
+        """Tell a new connection what it must know of the server."""
+        ...
+
     def find_run(self, user_id: str, run_id: str) -> Run | None:
         """Return a run of a context of this user that is being closed."""
         ...
@@ -178,6 +182,7 @@ class UserContext:
         """Let a connection hear and speak."""
         self.connections[connection.connection_id] = connection
         self.stream.attach(connection)
+        self.home.attached(connection)
 
     def detach(self, connection: Connection) -> None:
         """Take a connection out of everything; may be called twice."""
