@@ -232,7 +232,7 @@ async def _rooms(
     admit = _admit(admission, authenticate, None if high is None else high * 2**20)
     door = Door(wiring, registry, admit, pages, settings.timing.handshake_s, settings.environment == "testing")
     server = Server(settings, registry, streams, recorder, store, wiring, door)
-    pages |= _pages(server, admission, commit, watchdog.late)
+    pages |= _pages(server, admission, commit, watchdog)
 
     async with contextlib.AsyncExitStack() as stack:
         listeners = await _listen(settings)
@@ -365,7 +365,7 @@ async def _listen(settings: Settings) -> Sequence[trio.SocketListener]:
     return listeners
 
 
-def _pages(server: Server, admission: Admission, commit: Histogram, stalls: Histogram) -> dict[str, Page]:
+def _pages(server: Server, admission: Admission, commit: Histogram, watchdog: Watchdog) -> dict[str, Page]:
     # Imported late: prometheus-client takes a tenth of the time until we listen.
     from netra_ws.pages.assets import load_assets
     from netra_ws.pages.health import Health
@@ -388,7 +388,7 @@ def _pages(server: Server, admission: Admission, commit: Histogram, stalls: Hist
         config=_public_config(settings, server.registry.policy),
         memory_high_bytes=None if high is None else high * 2**20,
         commit=commit,
-        stalls=stalls,
+        watchdog=watchdog,
     )
     health, stats = Health(sources), Stats(sources)
     return {

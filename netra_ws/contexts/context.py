@@ -250,7 +250,8 @@ class UserContext:
 
     def make_run(self, request: RunRequest, identity: Identity) -> Run:
         """Return a run that waits for ``launch`` or in a queue."""
-        run = Run(request, identity, self.policy.run, self.stream, self.ledger)
+        policy = attrs.evolve(self.policy.run, user_threads=self.memory.threads)
+        run = Run(request, identity, policy, self.stream, self.ledger)
         self.runs[run.run_id] = run
         return run
 

@@ -1,6 +1,6 @@
-"""What is remembered of a user while nothing of them is open: budgets, and answers by command id.
+"""What is remembered of a user while nothing of them is open: budgets, threads, and answers by command id.
 
-Both must outlive a context, or a reconnect would reset them. At most ``MAX_USERS`` users are
+All must outlive a context, or a reconnect would reset them. At most ``MAX_USERS`` users are
 remembered, the least recently seen is forgotten; that user's budgets are full again then.
 """
 
@@ -18,6 +18,8 @@ from netra_ws.access.limits import Budgets
 from netra_ws.protocol.replies import Reply
 
 MAX_USERS = 10_000
+#: Worker threads that the runs of one user hold at the same time, out of those of all.
+USER_THREADS = 8
 #: Answers of one user, and how many seconds each is kept.
 MAX_ANSWERS = 1000
 KEEP_S = 300.0
@@ -49,9 +51,10 @@ def digest(body: Mapping[str, Any]) -> bytes:
 
 @attrs.define
 class UserMemory:
-    """Budgets and answers of one user."""
+    """Budgets and answers of one user, and their share of worker threads."""
 
     budgets: Budgets
+    threads: trio.CapacityLimiter = attrs.field(factory=lambda: trio.CapacityLimiter(USER_THREADS))
     _answers: dict[str, Remembered] = attrs.field(factory=dict)
 
     def find(self, command_id: str, now: float) -> Remembered | None:

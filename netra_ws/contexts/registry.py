@@ -355,6 +355,11 @@ class Registry:
         """Iterate over all contexts, those that are being closed included."""
         return iter([*self._contexts.values(), *self._closing])
 
+    def threads_waiting(self) -> int:
+        """Count the calls of runs that wait for a worker thread: for the common pool, or for their user's share."""
+        limiters = [self.policy.run.threads, *(context.memory.threads for context in self)]
+        return sum(limiter.statistics().tasks_waiting for limiter in limiters)
+
     def statistics(self) -> RegistryStatistics:
         """Return the numbers of this moment."""
         runs = [run for context in self for run in context.runs.values()]

@@ -9,6 +9,7 @@ from typing import Any
 import attrs
 
 from netra_ws.access import Admission
+from netra_ws.agents.watchdog import Watchdog
 from netra_ws.contexts.registry import Registry
 from netra_ws.history.recorder import Recorder
 from netra_ws.history.stores.contract import Store
@@ -30,7 +31,7 @@ class Sources:
         config: The answer of ``/ws/config``.
         memory_high_bytes: The mark above which the server takes nothing new, or None.
         commit: Seconds of each committed group.
-        stalls: Seconds by which the event loop was late.
+        watchdog: Knows how late the event loop was, and who held it up.
     """
 
     version: str
@@ -45,6 +46,6 @@ class Sources:
     config: Mapping[str, Any]
     memory_high_bytes: int | None
     commit: Histogram
-    stalls: Histogram
+    watchdog: Watchdog
     clock: Callable[[], float] = time.time
     started_at: float = attrs.field(factory=time.time)

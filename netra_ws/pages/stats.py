@@ -41,6 +41,7 @@ class Stats:
             identity = self.sources.admission.admit(head, self.sources.clock(), head.peer)
             if not identity.may("operator"):
                 raise Refused(403, "FORBIDDEN", "This needs the permission operator.")
+            fields["stalls"] = [attrs.asdict(stall) for stall in list(self.sources.watchdog.last)]
             fields["by_user"] = {context.user_id: _user(context) for context in self.sources.registry}
         return json_reply(200, fields, _FRESH)
 
@@ -54,10 +55,18 @@ class Stats:
             if code != "ok":
                 errors[code] += count
         admission = sources.admission.statistics()
+        threads = registry.policy.run.threads.statistics()
         return {
             **attrs.asdict(registry.statistics()),
             "streams": len(sources.streams),
             "tasks": trio.lowlevel.current_statistics().tasks_living,
+            "handshakes": sources.door.crowd.under_way,
+            "run_threads": {
+                "busy": threads.borrowed_tokens,
+                "total": threads.total_tokens,
+                "waiting": registry.threads_waiting(),
+            },
+            "stalls_total": sources.watchdog.stalls,
             "memory_bytes": memory_bytes(),
             "uptime_s": round(sources.clock() - sources.started_at, 3),
             "messages_in": counts.messages_in + sum(connection.traffic.messages_in for connection in live),

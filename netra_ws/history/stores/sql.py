@@ -65,7 +65,8 @@ class SqlStore:
         async with self._alone():
             if self._open:
                 raise StoreError("the store is open already")
-            await trio.to_thread.run_sync(self._database.open)
+            # A limiter of its own: Trio's may be used up by whatever else runs in this process.
+            await trio.to_thread.run_sync(self._database.open, limiter=trio.CapacityLimiter(1))
             self._open = True
 
     async def close(self) -> None:
@@ -75,7 +76,7 @@ class SqlStore:
             async with self._alone():
                 if self._open:
                     self._open = False
-                    await trio.to_thread.run_sync(self._database.close)
+                    await trio.to_thread.run_sync(self._database.close, limiter=trio.CapacityLimiter(1))
 
     async def ping(self) -> None:
         await self._rows(queries.PING, dict[str, int], {})
