@@ -384,6 +384,11 @@ class Run:
         """Ask the run to end when its current tool call is done, or before the next step."""
         self._stop_after_step = True
 
+    @property
+    def unread(self) -> int:
+        """How many steered texts the agent has not read."""
+        return len(self._steered)
+
     def steer(self, text: str) -> None:
         """Hand *text* to the running agent; it finds it in ``steered()``."""
         self._steered.append(text)

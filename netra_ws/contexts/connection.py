@@ -30,6 +30,8 @@ INBOX = 64
 #: client, above the second it is closed with 4000.
 CONTROL_HIGH = 256 * 1024
 CONTROL_MAX = 16 * 1024 * 1024
+#: Answers that wait for their event; above it nothing more is read from the client.
+HELD_HIGH = 256
 
 _count = itertools.count()
 
@@ -145,8 +147,8 @@ class Connection:
             self.shut(CloseCode.SLOW_CONSUMER, "too many answers were not read")
 
     async def wait_for_room(self) -> None:
-        """Wait until the control lane is below its bound: what a client does not read, it need not ask."""
-        while self._control_bytes > CONTROL_HIGH and not self.closing:
+        """Wait until both lanes are below their bounds: what a client does not read, it need not ask."""
+        while (self._control_bytes > CONTROL_HIGH or len(self._held) > HELD_HIGH) and not self.closing:
             await self._room.wait()
 
     def shut(self, code: CloseCode, reason: str) -> None:
@@ -186,6 +188,7 @@ class Connection:
         while room > 0 and not self.closing:
             if self._due():
                 frame = heapq.heappop(self._held).make()
+                self._make_room()
                 if frame is not None:
                     frames.append(frame)
                     room -= len(frame)
@@ -213,9 +216,12 @@ class Connection:
         frames = list(self._control)
         self._control.clear()
         self._control_bytes = 0
+        self._make_room()
+        return frames
+
+    def _make_room(self) -> None:
         self._room.set()
         self._room = trio.Event()
-        return frames
 
     async def refill(self) -> None:
         """Read on from the store after ``Trimmed``; a live reader is told what it skips."""

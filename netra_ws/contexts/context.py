@@ -71,6 +71,7 @@ class UserContext:
     Attributes:
         seats: Connections that are open or being opened.
         holds: Embedding programs that keep the context open without a socket.
+        waiting: Answers that wait for something, each in a task.
         lock: Held while threads are read and changed, so that two tabs cannot make one thread twice.
     """
 
@@ -83,6 +84,7 @@ class UserContext:
     state: ContextState = ContextState.OPEN
     seats: int = 0
     holds: int = 0
+    waiting: int = 0
     connections: dict[str, Connection] = attrs.field(factory=dict)
     runs: dict[str, Run] = attrs.field(factory=dict)
     threads: ThreadStates = attrs.field(init=False)

@@ -38,6 +38,9 @@ SERVER_FAULTS = frozenset({"INTERNAL", "UNAVAILABLE", "CANCEL_TIMEOUT"})
 WARN_AFTER_S = 2.0
 WARN_EVERY_S = 0.5
 
+#: Users with something alive, as a multiple of ``limits.max_connections``.
+USERS_PER_SEAT = 2
+
 #: Clients that come back per second after a drain: about a third of the handshakes that one core takes.
 RETURNS_PER_S = 500
 #: Seconds over which they are spread, at least and at most, and before which none comes back.
@@ -207,6 +210,9 @@ class Registry:
         if self.seats >= self.policy.max_connections:
             raise Refused(503, "OVERLOADED", "The server has no room for more connections.", retry_after_s=5)
         context = self._contexts.get(user_id)
+        # Users who have gone but whose runs go on hold no seat.
+        if context is None and len(self._contexts) + len(self._closing) >= USERS_PER_SEAT * self.policy.max_connections:
+            raise Refused(503, "OVERLOADED", "The server has no room for more users.", retry_after_s=5)
         if context is not None and context.seats >= self.policy.max_connections_per_user:
             raise Refused(429, "TOO_MANY_CONNECTIONS", "This user has too many connections.", retry_after_s=5)
 

@@ -153,7 +153,7 @@ class Door:
     async def greet(self, stream: trio.abc.Stream, peer: str) -> None:
         """Serve one client up to its answer or its seat; whatever it does, nothing is raised."""
         request = Request(stream, peer)
-        handed_over = False
+        handed_over = hurried = False
         began = trio.current_time()
         self.crowd.under_way += 1
         try:
@@ -174,7 +174,8 @@ class Door:
                 await _try_answer(request, correlation_id)
         finally:
             if not handed_over:
-                await _see_off(stream)
+                # Who was hurried gets no answer, so there is none to wait for in a place that others need.
+                await _see_off(stream, 0.0 if hurried else GOODBYE_S)
             self.crowd.under_way -= 1
 
     async def _show(self, request: Request, scope: trio.CancelScope) -> bool:

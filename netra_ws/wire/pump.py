@@ -59,6 +59,10 @@ CLOSE_S = 2.0
 
 PROTOCOL = "netra.v1"
 
+#: Close codes that are counted on their own: those of RFC 6455 and ours. All others count as 3000.
+COUNTED = frozenset({*range(1000, 1016), *CloseCode})
+OTHER_CODE = 3000
+
 
 @attrs.frozen(kw_only=True)
 class Admitted:
@@ -195,6 +199,7 @@ class Socket:
         if connection is not None:
             connection.closing = True
             self.context.detach(connection)
+            self.wiring.heartbeat.forget_ended()
         if self._closing:
             stream.say_close(CloseCode(self.close_code))
         elif library is None or library.closed is None:
@@ -360,7 +365,8 @@ class Socket:
 
     def _count(self) -> None:
         counts, stream, connection = self.wiring.counts, self.stream, self.connection
-        counts.closes[self.close_code] += 1
+        # What clients invent is counted as one, or they would choose how many labels the metric has.
+        counts.closes[self.close_code if self.close_code in COUNTED else OTHER_CODE] += 1
         counts.bytes_in += stream.bytes_in
         counts.bytes_out += stream.bytes_out
         if connection is not None:
