@@ -368,6 +368,7 @@ async def _listen(settings: Settings) -> Sequence[trio.SocketListener]:
 def _pages(server: Server, admission: Admission, commit: Histogram, watchdog: Watchdog) -> dict[str, Page]:
     # Imported late: prometheus-client takes a tenth of the time until we listen.
     from netra_ws.pages.assets import load_assets
+    from netra_ws.pages.bounds import Bounds
     from netra_ws.pages.health import Health
     from netra_ws.pages.metrics import Metrics
     from netra_ws.pages.sources import Sources
@@ -387,6 +388,7 @@ def _pages(server: Server, admission: Admission, commit: Histogram, watchdog: Wa
         admission=admission,
         config=_public_config(settings, server.registry.policy),
         memory_high_bytes=None if high is None else high * 2**20,
+        longest_end_s=longest_end_s(settings),
         commit=commit,
         watchdog=watchdog,
     )
@@ -398,6 +400,7 @@ def _pages(server: Server, admission: Admission, commit: Histogram, watchdog: Wa
         "/ws/beacon": health.beacon,
         "/ws/config": stats.config,
         "/ws/stats": stats.stats,
+        "/ws/bounds": Bounds(sources).page,
         "/metrics": Metrics(sources).page,
         **{path: asset.page for path, asset in load_assets(console=settings.server.console).items()},
     }

@@ -14,6 +14,7 @@ from prometheus_client.registry import Collector
 from netra_ws.measures import Histogram, memory_bytes
 from netra_ws.wire.head import Head, Reply
 
+from .containers import CONTAINERS
 from .sources import Sources
 
 _PREFIX = "netra_ws_"
@@ -59,6 +60,13 @@ class Metrics(Collector):
         }
         for name, (text, value) in gauges.items():
             yield GaugeMetricFamily(_PREFIX + name, text, value=value)
+        size = GaugeMetricFamily(_PREFIX + "bounded_size", "How much a bounded thing holds.", labels=["what"])
+        limit = GaugeMetricFamily(_PREFIX + "bounded_limit", "How much it may hold.", labels=["what"])
+        for row in CONTAINERS:
+            if row.size is not None and row.per == "process":
+                size.add_metric([row.what], row.size(sources))
+                limit.add_metric([row.what], row.bound(sources))
+        yield from (size, limit)
 
     def _counters(self) -> Iterator[Metric]:
         sources = self.sources

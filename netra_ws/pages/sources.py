@@ -30,6 +30,7 @@ class Sources:
     Attributes:
         config: The answer of ``/ws/config``.
         memory_high_bytes: The mark above which the server takes nothing new, or None.
+        longest_end_s: Seconds that an orderly end takes at most.
         commit: Seconds of each committed group.
         watchdog: Knows how late the event loop was, and who held it up.
     """
@@ -45,6 +46,7 @@ class Sources:
     admission: Admission
     config: Mapping[str, Any]
     memory_high_bytes: int | None
+    longest_end_s: float
     commit: Histogram
     watchdog: Watchdog
     clock: Callable[[], float] = time.time

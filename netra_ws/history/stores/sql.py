@@ -78,6 +78,11 @@ class SqlStore:
                     self._open = False
                     await trio.to_thread.run_sync(self._database.close, limiter=trio.CapacityLimiter(1))
 
+    @property
+    def worker_threads(self) -> int:
+        """How many worker threads it uses at most: one writes, the others read."""
+        return 1 + self._database.readers
+
     async def ping(self) -> None:
         await self._rows(queries.PING, dict[str, int], {})
 
