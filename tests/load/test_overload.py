@@ -123,6 +123,29 @@ async def test_the_threads_of_all_are_used_up(server: StartServer, tmp_path: Pat
         release.set()
 
 
+async def test_an_agent_that_fills_the_pool_of_trio(server: StartServer, tmp_path: Path) -> None:
+    """Threads that an agent takes behind the server's back are not those that others' messages and rows need."""
+    release = threading.Event()
+
+    async def careless(run: Run) -> None:
+        async with trio.open_nursery() as nursery:
+            for _ in range(2 * int(trio.to_thread.current_default_thread_limiter().total_tokens)):
+                nursery.start_soon(trio.to_thread.run_sync, release.wait)
+
+    limiter = trio.to_thread.current_default_thread_limiter()
+    running = await server(agents={"careless": careless}, store__url=f"sqlite:///{tmp_path / 'pool.db'}")
+    try:
+        async with connect(running) as client, connect(running, "bob") as bob:
+            await client.ask("chat", content="x", agent="careless")
+            await eventually(lambda: limiter.borrowed_tokens == limiter.total_tokens)
+            await bob.send("chat", content="long " * 50_000, agent="echo", thread_id="b")
+            await bob.until("agent_completed", status="success")
+            assert (await bob.ask("get_thread_history", thread_id="b"))["type"] == "thread_history"
+    finally:
+        release.set()
+    await eventually(lambda: limiter.borrowed_tokens == 0)
+
+
 async def test_memory_above_its_mark(server: StartServer) -> None:
     """Above its mark newcomers get 503 and /ready says no, running work goes on, and below it all is as before."""
     go_on = trio.Event()
