@@ -134,6 +134,26 @@ async def test_who_comes_in_during_a_drain_is_told(server: StartServer) -> None:
             await leave(client, closed)
 
 
+async def test_a_slow_reader_is_waited_for(server: StartServer) -> None:
+    """A client that is behind when the drain ends still gets everything up to its run's end, and 1012 behind it."""
+
+    async def talkative(run: Any) -> None:
+        for number in range(200):
+            await run.emit("page", f"{number} " + "x" * 20_000)
+        await trio.sleep_forever()
+
+    running = await server(agents={"talkative": talkative})
+    async with connect(running, receive_buffer=4096) as client, trio.open_nursery() as nursery:
+        await client.send("chat", content="x", agent="talkative")
+        await eventually(lambda: running.streams.counts.events["agent_event"] == 200)
+        nursery.start_soon(running.drain, 0.0)
+        await eventually(lambda: running.streams.counts.events["agent_completed"] == 1)
+        await trio.sleep(0.2)  # until the server would close
+        heard, code = await to_the_end(client)
+        assert [e["type"] for e in heard].count("agent_event") == 200
+        assert (heard[-1]["type"], code) == ("agent_completed", 1012)
+
+
 async def test_a_drain_that_was_cut_short(server: StartServer) -> None:
     """Leaving the block after a drain that was cancelled still ends runs, commits, and closes with 1012."""
 
