@@ -55,6 +55,8 @@ LISTEN_BACKLOG = 4096
 #: Seconds for the last events to be committed when the server ends, and for what may come behind them.
 FLUSH_S = 10.0
 LAST_FLUSH_S = 2.0
+#: Seconds for the sockets to close behind their last event, and again where they stand.
+SHUT_S = CLOSE_S + 2.0
 DAY_S = 86_400.0
 
 
@@ -106,14 +108,17 @@ class Server:
             Whether nothing is left; False when a run could not be stopped.
         """
         timing = self.settings.timing
-        if not self._drained:
-            self._drained = True
+        if not self._drained:  # what was cut short, or is under way elsewhere, is gone through again
+            began = trio.current_time()
             await self.registry.drain(timing.drain_s if patience_s is None else patience_s, timing.finalise_s)
             with trio.move_on_after(FLUSH_S) as scope:
                 await self.recorder.flush()
             if scope.cancelled_caught:
                 logger.error("the store did not take the last events; the next start closes what is open")
-            await self.registry.shut_connections(CLOSE_S + 2.0)
+            await self.registry.shut_connections(SHUT_S)
+            if not self._drained:
+                logger.info("drained in %.1f s", trio.current_time() - began)
+            self._drained = True
         return not self.registry.statistics().stuck
 
 
@@ -167,6 +172,13 @@ def _only(exc: Exception) -> Exception:
     while isinstance(exc, ExceptionGroup) and len(exc.exceptions) == 1:
         exc = exc.exceptions[0]
     return exc
+
+
+def longest_end_s(settings: Settings) -> float:
+    """Return the seconds after which a server that was asked to end must have ended; a sum of bounds."""
+    timing = settings.timing
+    runs_s = timing.drain_s + 2 * (timing.finalise_s + 1.0)
+    return runs_s + FLUSH_S + 2 * SHUT_S + LAST_FLUSH_S
 
 
 async def serve(
@@ -226,7 +238,7 @@ async def _rooms(
     admit = _admit(admission, authenticate, None if high is None else high * 2**20)
     door = Door(wiring, registry, admit, pages, settings.timing.handshake_s, settings.environment == "testing")
     server = Server(settings, registry, streams, recorder, store, wiring, door)
-    pages |= _pages(server, admission, commit, watchdog.late)
+    pages |= _pages(server, admission, commit, watchdog)
 
     async with contextlib.AsyncExitStack() as stack:
         listeners = await _listen(settings)
@@ -359,9 +371,10 @@ async def _listen(settings: Settings) -> Sequence[trio.SocketListener]:
     return listeners
 
 
-def _pages(server: Server, admission: Admission, commit: Histogram, stalls: Histogram) -> dict[str, Page]:
+def _pages(server: Server, admission: Admission, commit: Histogram, watchdog: Watchdog) -> dict[str, Page]:
     # Imported late: prometheus-client takes a tenth of the time until we listen.
     from netra_ws.pages.assets import load_assets
+    from netra_ws.pages.bounds import Bounds
     from netra_ws.pages.health import Health
     from netra_ws.pages.metrics import Metrics
     from netra_ws.pages.sources import Sources
@@ -381,8 +394,9 @@ def _pages(server: Server, admission: Admission, commit: Histogram, stalls: Hist
         admission=admission,
         config=_public_config(settings, server.registry.policy),
         memory_high_bytes=None if high is None else high * 2**20,
+        longest_end_s=longest_end_s(settings),
         commit=commit,
-        stalls=stalls,
+        watchdog=watchdog,
     )
     health, stats = Health(sources), Stats(sources)
     return {
@@ -392,6 +406,7 @@ def _pages(server: Server, admission: Admission, commit: Histogram, stalls: Hist
         "/ws/beacon": health.beacon,
         "/ws/config": stats.config,
         "/ws/stats": stats.stats,
+        "/ws/bounds": Bounds(sources).page,
         "/metrics": Metrics(sources).page,
         **{path: asset.page for path, asset in load_assets(console=settings.server.console).items()},
     }

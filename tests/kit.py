@@ -276,13 +276,13 @@ class Client:
         del self._buffer[:count]
         return taken
 
-    async def receive_frame(self) -> Frame:
+    async def receive_frame(self, patience_s: float = PATIENCE_S) -> Frame:
         """Read the next frame, whatever it is, and check what RFC 6455 asks of a server's frame.
 
         Raises:
             Ended: The connection was closed.
         """
-        with trio.fail_after(PATIENCE_S):
+        with trio.fail_after(patience_s):
             first, second = await self._take(2)
             assert not first & 0x70, f"reserved bits in {first:#x}"
             assert not second & 0x80, "a server must not mask"
@@ -299,10 +299,10 @@ class Client:
         assert opcode < CLOSE or (fin and size <= 125), "a control frame that is none"
         return Frame(opcode, payload, fin)
 
-    async def receive_data(self) -> Frame:
+    async def receive_data(self, patience_s: float = PATIENCE_S) -> Frame:
         """Read the next frame that is no ping or pong; pings are answered."""
         while True:
-            received = await self.receive_frame()
+            received = await self.receive_frame(patience_s)
             if received.opcode == PING and self.answers_pings:
                 await self.send_frame(PONG, received.payload)
             elif received.opcode not in (PING, PONG):
@@ -381,8 +381,12 @@ async def dial(server: Server, *, receive_buffer: int | None = None) -> trio.Soc
     sock = trio.socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     if receive_buffer is not None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
-    with trio.fail_after(PATIENCE_S):
-        await sock.connect(("127.0.0.1", server.port))
+    try:
+        with trio.fail_after(PATIENCE_S):
+            await sock.connect(("127.0.0.1", server.port))
+    except BaseException:
+        sock.close()
+        raise
     return trio.SocketStream(sock)
 
 

@@ -71,7 +71,7 @@ class RunThread:
         return await run.ledger.messages(run.identity.user_id, self.id, limit, run.stream.visible)
 
     async def __call__(self, fn: Callable[[*Ts], T], *args: *Ts) -> T:
-        """Run blocking code in a worker thread of the server's bounded pool.
+        """Run blocking code in a worker thread of the server's bounded pool, of which each user has a share.
 
         The thread may emit through ``trio.from_thread.run(run.say, …)``. Code that wants to be
         stoppable calls ``trio.from_thread.check_cancelled()`` now and then.
@@ -81,7 +81,15 @@ class RunThread:
         the thread has ended.
         """
         self._run.check_thread()
-        return await trio.to_thread.run_sync(fn, *args, limiter=self._run.policy.threads)
+        policy, token = self._run.policy, object()
+        if policy.user_threads is not None:
+            # Whoever waits for their own share holds nothing of the common pool meanwhile.
+            await policy.user_threads.acquire_on_behalf_of(token)
+        try:
+            return await trio.to_thread.run_sync(fn, *args, limiter=policy.threads)
+        finally:
+            if policy.user_threads is not None:
+                policy.user_threads.release_on_behalf_of(token)
 
 
 @attrs.define(eq=False, repr=False)
@@ -380,6 +388,11 @@ class Run:
     def cancel_after_step(self) -> None:
         """Ask the run to end when its current tool call is done, or before the next step."""
         self._stop_after_step = True
+
+    @property
+    def unread(self) -> int:
+        """How many steered texts the agent has not read."""
+        return len(self._steered)
 
     def steer(self, text: str) -> None:
         """Hand *text* to the running agent; it finds it in ``steered()``."""

@@ -30,6 +30,8 @@ INBOX = 64
 #: client, above the second it is closed with 4000.
 CONTROL_HIGH = 256 * 1024
 CONTROL_MAX = 16 * 1024 * 1024
+#: Answers that wait for their event; above it nothing more is read from the client.
+HELD_HIGH = 256
 
 #: Bytes by which the log may grow while a reader is behind without a break: the byte budget of a slow client. It
 #: costs the server nothing, but who falls back so far is better off with a new connection and its position.
@@ -181,9 +183,13 @@ class Connection:
         if self._control_bytes > CONTROL_MAX:
             self.shut(CloseCode.SLOW_CONSUMER, "too many answers were not read")
 
+    @property
+    def _crowded(self) -> bool:
+        return self._control_bytes > CONTROL_HIGH or len(self._held) > HELD_HIGH
+
     async def wait_for_room(self) -> None:
-        """Wait until the control lane is below its bound: what a client does not read, it need not ask."""
-        while self._control_bytes > CONTROL_HIGH and not self.closing and not self._unheard:
+        """Wait until both lanes are below their bounds: what a client does not read, it need not ask."""
+        while self._crowded and not self.closing and not self._unheard:
             await self._room.wait()
 
     def hang_up(self) -> None:
@@ -230,6 +236,7 @@ class Connection:
         while room > 0 and not self.closing:
             if self._due():
                 frame = heapq.heappop(self._held).make()
+                self._make_room()
                 if frame is not None:
                     frames.append(frame)
                     room -= len(frame)
@@ -259,9 +266,12 @@ class Connection:
         frames = list(self._control)
         self._control.clear()
         self._control_bytes = 0
+        self._make_room()
+        return frames
+
+    def _make_room(self) -> None:
         self._room.set()
         self._room = trio.Event()
-        return frames
 
     async def refill(self) -> None:
         """Read on from the store after ``Trimmed``; a live reader is told what it skips."""

@@ -56,6 +56,10 @@ class Home(Protocol):
         """Count a run that has ended or was sealed."""
         ...
 
+    def attached(self, connection: Connection) -> None:
+        """Tell a new connection what it must know of the server."""
+        ...
+
     def find_run(self, user_id: str, run_id: str) -> Run | None:
         """Return a run of a context of this user that is being closed."""
         ...
@@ -72,6 +76,7 @@ class UserContext:
     Attributes:
         seats: Connections that are open or being opened.
         holds: Embedding programs that keep the context open without a socket.
+        waiting: Answers that wait for something, each in a task.
         lock: Held while threads are read and changed, so that two tabs cannot make one thread twice.
     """
 
@@ -84,6 +89,7 @@ class UserContext:
     state: ContextState = ContextState.OPEN
     seats: int = 0
     holds: int = 0
+    waiting: int = 0
     connections: dict[str, Connection] = attrs.field(factory=dict)
     runs: dict[str, Run] = attrs.field(factory=dict)
     threads: ThreadStates = attrs.field(init=False)
@@ -195,6 +201,7 @@ class UserContext:
         """Let a connection hear and speak."""
         self.connections[connection.connection_id] = connection
         self.stream.attach(connection)
+        self.home.attached(connection)
 
     def detach(self, connection: Connection) -> None:
         """Take a connection out of everything; may be called twice."""
@@ -262,7 +269,8 @@ class UserContext:
 
     def make_run(self, request: RunRequest, identity: Identity) -> Run:
         """Return a run that waits for ``launch`` or in a queue."""
-        run = Run(request, identity, self.policy.run, self.stream, self.ledger)
+        policy = attrs.evolve(self.policy.run, user_threads=self.memory.threads)
+        run = Run(request, identity, policy, self.stream, self.ledger)
         self.runs[run.run_id] = run
         return run
 

@@ -30,6 +30,8 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+#: Answers of one user that wait for something, such as the end of a run; each is a task.
+MAX_WAITING = 256
 #: Seconds for what a command reads before it has an effect; the commands behind it wait as long.
 READ_S = 5.0
 
@@ -109,7 +111,25 @@ class Turn:
         elif known.done.is_set() and known.reply is not None:
             self._tell(Answer(known.reply, known.barrier))
         else:
-            self.context.start_soon(lambda: self._join(known))
+            # A repeat costs no token of the budgets, so only this bounds how many wait.
+            if not self._wait(lambda: self._join(known)):
+                self._tell(_too_many())
+
+    def _wait(self, work: Callable[[], Awaitable[None]]) -> bool:
+        """Have *work* answer later, in a task of its own; return whether there was room for one."""
+        context = self.context
+        if context.waiting >= MAX_WAITING:
+            return False
+        context.waiting += 1
+
+        async def wait() -> None:
+            try:
+                await work()
+            finally:
+                context.waiting -= 1
+
+        context.start_soon(wait)
+        return True
 
     async def _from_ledger(self, command_id: str) -> Remembered | None:
         """Return what a restart did not forget: the run that this command started.
@@ -180,7 +200,8 @@ class Turn:
             assert isinstance(answer, Answer)
             self._settle(answer, remembered)
 
-        self.context.start_soon(wait)
+        if not self._wait(wait):
+            self._settle(_too_many(), remembered)
 
     def _settle(self, answer: Answer, remembered: tuple[str, Remembered] | None) -> None:
         if remembered is not None:
@@ -231,6 +252,10 @@ async def _in_time(work: Callable[[], Awaitable[T]]) -> T:
     with trio.move_on_after(READ_S):
         return await work()
     raise StoreError(f"no answer within {READ_S:g} s")
+
+
+def _too_many() -> Answer:
+    return Answer(error_reply(ClientError("BUSY", "too many answers are waited for", retryable=True)))
 
 
 def _away() -> ClientError:

@@ -32,6 +32,8 @@ SHARE = 16
 LOG_SHARE = 4
 #: Threads looked at in one read.
 PAGE = 50
+#: Users that wait to be measured; beyond it one waits for the next share.
+MAX_DUE = 10_000
 #: Seconds until the next user when the store did not answer.
 RETRY_S = 5.0
 
@@ -43,7 +45,7 @@ class Quota:
     limit_bytes: int
     registry: Registry
     store: Store
-    _due: dict[str, None] = attrs.field(factory=dict)  # as many as there are streams in memory
+    _due: dict[str, None] = attrs.field(factory=dict)
     _wake: trio.Event = attrs.field(factory=trio.Event)
 
     def note(self, stream: Stream, size: int) -> None:
@@ -55,8 +57,9 @@ class Quota:
         stream.unmeasured += size
         if stream.unmeasured >= share:
             stream.unmeasured = 0
-            self._due[stream.user_id] = None
-            self._wake.set()
+            if len(self._due) < MAX_DUE:
+                self._due[stream.user_id] = None
+                self._wake.set()
 
     async def run(self) -> None:
         """Look at users that wrote much until cancelled."""

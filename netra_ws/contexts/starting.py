@@ -293,6 +293,8 @@ def _message_row(context: UserContext, ask: Ask, request: RunRequest, seq: int, 
 
 
 def _steer(context: UserContext, ask: Ask, thread: ThreadState, active: Run) -> Started:
+    if active.unread >= context.policy.max_queued_per_thread:
+        raise ClientError("BUSY", "the agent has not read what was steered into it", retryable=True)
     request = attrs.evolve(active.request, message_id=new_id("msg"))
     with context.stream.step() as step:
         entry = step.append(

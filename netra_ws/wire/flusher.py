@@ -47,6 +47,9 @@ class Flusher:
         """Seconds since the last pass while something waits; 0 when nothing does."""
         return trio.current_time() - self.moved_at if self._dirty else 0.0
 
+    def __len__(self) -> int:
+        return len(self._dirty)
+
     async def run(self) -> None:
         """Write until cancelled."""
         while True:

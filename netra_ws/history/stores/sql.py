@@ -76,7 +76,8 @@ class SqlStore:
         async with self._alone():
             if self._open:
                 raise StoreError("the store is open already")
-            await trio.to_thread.run_sync(self._database.open)
+            # A limiter of its own: Trio's may be used up by whatever else runs in this process.
+            await trio.to_thread.run_sync(self._database.open, limiter=trio.CapacityLimiter(1))
             self._open = True
 
     async def close(self) -> None:
@@ -86,7 +87,12 @@ class SqlStore:
             async with self._alone():
                 if self._open:
                     self._open = False
-                    await trio.to_thread.run_sync(self._database.close)
+                    await trio.to_thread.run_sync(self._database.close, limiter=trio.CapacityLimiter(1))
+
+    @property
+    def worker_threads(self) -> int:
+        """How many worker threads it uses at most: one writes, the others read."""
+        return 1 + self._database.readers
 
     async def ping(self) -> None:
         await self._rows(queries.PING, dict[str, int], {})
