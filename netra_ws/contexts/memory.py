@@ -7,6 +7,7 @@ remembered, the least recently seen is forgotten; that user's budgets are full a
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -29,13 +30,14 @@ class Remembered:
 
     Attributes:
         digest: Of the command's body, to tell a repeat from another command under the same id.
+        expires_at: When it is forgotten; never while the command is being carried out.
         reply: The answer; None while the command is being carried out, or after a retryable error.
         barrier: The seq that has to be passed before the answer is given.
         done: Set when there is an answer, or will be none.
     """
 
     digest: bytes
-    expires_at: float
+    expires_at: float = math.inf
     reply: Reply | None = None
     barrier: int = 0
     done: trio.Event = attrs.field(factory=trio.Event)
@@ -59,25 +61,29 @@ class UserMemory:
         self._forget(now)
         return self._answers.get(command_id)
 
-    def begin(self, command_id: str, body_digest: bytes, now: float) -> Remembered:
-        """Note that a command is being carried out."""
-        remembered = self._answers[command_id] = Remembered(body_digest, now + KEEP_S)
+    def begin(self, command_id: str, body_digest: bytes) -> Remembered:
+        """Note that a command is being carried out; call ``settle`` exactly once after it."""
+        remembered = self._answers[command_id] = Remembered(body_digest)
         if len(self._answers) > MAX_ANSWERS:
             del self._answers[next(iter(self._answers))]
         return remembered
 
-    def settle(self, command_id: str, remembered: Remembered, reply: Reply | None, barrier: int) -> None:
+    def settle(self, command_id: str, remembered: Remembered, reply: Reply | None, barrier: int, now: float) -> None:
         """Note the answer; None when a repeat may try again."""
         remembered.reply, remembered.barrier = reply, barrier
+        remembered.expires_at = now + KEEP_S
         remembered.done.set()
-        if reply is None and self._answers.get(command_id) is remembered:
+        if self._answers.get(command_id) is remembered:
             del self._answers[command_id]
+            if reply is not None:
+                self._answers[command_id] = remembered  # behind those that will be forgotten before it
 
     def _forget(self, now: float) -> None:
         for command_id, remembered in list(self._answers.items()):
-            if remembered.expires_at > now:
+            if remembered.expires_at <= now:
+                del self._answers[command_id]
+            elif remembered.done.is_set():
                 break
-            del self._answers[command_id]
 
 
 @attrs.define

@@ -22,8 +22,8 @@ SLEEP = "import time; time.sleep(600)"
 #: What the child of a run does before it says that it is ready, by name.
 CHILDREN = {
     "ignores SIGTERM": f"{IGNORE} {WRITE} {SLEEP}",
-    "has a grandchild": f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {WRITE + SLEEP!r}, sys.argv[1]]); "
-    f"{WRITE} {SLEEP}",
+    "has a grandchild": "import subprocess, sys; subprocess.Popen([sys.executable, '-c', "
+    f"{WRITE + SLEEP!r}, sys.argv[1]]); {WRITE} {SLEEP}",
     "has a grandchild in a session of its own": "import subprocess, sys; subprocess.Popen([sys.executable, '-c', "
     f"{IGNORE + WRITE + SLEEP!r}, sys.argv[1]], start_new_session=True); {WRITE} {SLEEP}",
     "left a daemon behind": f"""{WRITE}
