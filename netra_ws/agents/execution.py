@@ -209,9 +209,9 @@ async def _end_processes(run: Run) -> None:
 
 def _close(run: Run, outcome: Outcome) -> None:
     """Write what is missing for the grammar of PROTOCOL §3; never waits, so nothing can come between."""
-    if run.cancelled_by == "rollback" and outcome.cancelled_by is None:
-        # It ended by itself at the last moment, but its messages are taken back: every client has to know.
-        outcome = _interrupted(run)
+    if run.cancelled_by == "rollback":
+        # However it ended at the last moment, its messages are taken back: every client has to know.
+        outcome = attrs.evolve(_interrupted(run), error=outcome.error)
     try:
         _close_open(run, outcome)
         _complete(run, outcome)

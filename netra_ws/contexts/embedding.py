@@ -190,7 +190,8 @@ class UserSession:
         Raises:
             ClientError: ``NOT_FOUND``, or ``CANCEL_TIMEOUT`` when its code could not be stopped.
         """
-        run: Run | None = self.context.runs.get(run_id)
+        runs = {run.run_id: run for run in self.context.home.leaving(self.context.user_id)} | self.context.runs
+        run: Run | None = runs.get(run_id)
         if run is None:
             row = await self.context.ledger.run(self.context.user_id, run_id)
             if row is None:
