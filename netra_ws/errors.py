@@ -103,6 +103,11 @@ class AgentError(NetraError):
         retryable: Whether asking again may help.
     """
 
+    # For subclasses that do not call this __init__.
+    code: str = "AGENT_ERROR"
+    text: str = "the agent failed"
+    retryable: bool = False
+
     def __init__(self, text: str, *, code: str = "AGENT_ERROR", retryable: bool = False) -> None:
         super().__init__(text)
         self.code = code

@@ -1,17 +1,22 @@
 """Carries a run from its first event to its last, whatever its agent does.
 
-Two tasks. ``_work`` calls the agent inside the run's scope; the crash wall stands outside that
-scope. ``execute`` itself is the keeper beside it: it watches the clocks and whoever cancels, and it
-is not in the agent's hands. When the run should end, the keeper waits ``finalise_s`` for the agent;
-if that does not exit, the keeper seals the run, while its own task stays until the agent goes.
-So timeouts cost nothing per event, and there is one place that decides.
+Three tasks. The agent has one of its own, alone in the run's nursery: whatever it leaves behind, an
+open nursery or a broken stack of scopes, ends there. ``work`` holds that nursery inside the run's
+scope; the crash wall stands outside that scope. ``execute`` itself is the keeper beside them: it
+watches the clocks and whoever cancels, and it is not in the agent's hands. When the run should end,
+the keeper waits ``finalise_s`` for the agent; if that does not exit, the keeper seals the run, while
+its own task stays until the agent goes. So timeouts cost nothing per event, and there is one place
+that decides.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import secrets
-from collections.abc import Callable
+import signal
+import traceback
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import attrs
@@ -26,9 +31,16 @@ from .agent import Agent
 from .request import new_id
 from .run import Run
 from .states import CLOSED, RunState, RunStep
-from .tools import find_agent_error, wording
+from .tools import find_agent_error, leaves, wording
 
 logger = logging.getLogger(__name__)
+
+#: Groups of exceptions that are nested deeper are told as one flat group of at most so many: Trio and
+#: logging walk them by recursion.
+MAX_NESTED = 50
+MAX_LEAVES = 100
+#: Seconds between two looks at nurseries that an agent has left open.
+LOOK_EVERY_S = 0.005
 
 EndStatus = Literal["success", "cancelled", "error", "timeout"]
 
@@ -53,8 +65,8 @@ async def execute(run: Run, agent: Agent, on_seal: Callable[[], None]) -> None:
 
     *on_seal* is called when the run was sealed: its end is told, but its task is still here.
 
-    Runs as a task of the user's nursery. Only the cancellation of outer scopes and
-    ``KeyboardInterrupt`` leave it; everything else becomes the run's outcome.
+    Runs as a task of the user's nursery. Only the cancellation of outer scopes and Ctrl-C leave it;
+    everything else becomes the run's outcome, also a ``KeyboardInterrupt`` that the agent itself raised.
     """
     worker = _Worker(run, agent)
     try:
@@ -84,28 +96,65 @@ class _Worker:
     run: Run
     agent: Agent
     outcome: Outcome | None = None
+    returned: bool = False
+    response: Any = None
+    error: BaseException | None = None
+    left_open: Sequence[trio.Nursery] = ()
     exited: trio.Event = attrs.field(factory=trio.Event)
 
     async def work(self) -> None:
         run = self.run
-        response = None
         try:
             with run.scope:
-                await trio.lowlevel.checkpoint_if_cancelled()  # stopped before its first step
-                response = await self.agent(run)
-        except BaseException as exc:
-            # Cancelling a run while its child raises gives BaseExceptionGroup[Cancelled, ValueError];
-            # SystemExit and asyncio.CancelledError come this way, too. Only cancellation of outer
-            # scopes and KeyboardInterrupt go on; everything else is this run's outcome.
-            outer, inner = _split(exc)
-            self.outcome = _interrupted(run) if inner is None else _failed(run, inner)
-            if outer is not None:
-                raise outer from None
-        else:
-            self.outcome = _interrupted(run) if run.scope.cancelled_caught else _succeeded(run, response)
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._call)
+        except BaseException as exc:  # Trio's word on what the agent has left open
+            self.error = exc if self.error is None else BaseExceptionGroup("and left open", [self.error, exc])
+        try:
+            await _gone(self.left_open)
+            self._judge()
         finally:
             self.exited.set()
             run.nudge.set()
+
+    def _judge(self) -> None:
+        run, error = self.run, self.error
+        if error is not None:
+            self.error = None  # its traceback holds what the agent held
+            # Cancelling a run while its child raises gives BaseExceptionGroup[Cancelled, ValueError];
+            # SystemExit and asyncio.CancelledError come this way, too. Only Ctrl-C goes on; everything
+            # else is this run's outcome. The cancellation of outer scopes needs nobody to carry it.
+            ctrl_c, own = _split(error, run)
+            self.outcome = _interrupted(run) if own is None else _failed(run, own)
+            if ctrl_c is not None:
+                raise ctrl_c
+        elif self.returned:
+            self.outcome = _succeeded(run, self.response)
+        else:
+            self.outcome = _failed(run, RuntimeError("the agent's task was ended from within"))
+
+    async def _call(self) -> None:
+        try:
+            await trio.lowlevel.checkpoint_if_cancelled()  # stopped before its first step
+            self.response = await self.agent(self.run)
+            self.returned = True
+        except BaseException as exc:
+            # Not through the nursery: Trio asks errors for their repr, and splits groups, which an
+            # agent's own class may answer with another error. That would be Trio's end, and everybody's.
+            self.error = _flat(exc)
+        finally:
+            self.left_open = list(trio.lowlevel.current_task().child_nurseries)
+
+
+async def _gone(nurseries: Sequence[trio.Nursery]) -> None:
+    """Wait for the tasks of nurseries that an agent has not left.
+
+    A generator that yields inside one and is dropped does that. Trio has cancelled them and complained
+    when the agent's task ended; it does not wait for them.
+    """
+    with trio.CancelScope(shield=True):
+        while any(nursery.child_tasks for nursery in nurseries):  # noqa: ASYNC110  (nobody tells when they are gone)
+            await trio.sleep(LOOK_EVERY_S)
 
 
 async def _keep(run: Run, worker: _Worker, on_seal: Callable[[], None]) -> None:
@@ -140,6 +189,7 @@ def _idle_at(run: Run) -> float:
 
 
 def _seal(run: Run) -> None:
+    run.processes.kill()  # perhaps it is one of them that the agent waits for
     interrupted = _interrupted(run)
     _close(run, attrs.evolve(interrupted, error=SEALED))
     run.move(RunStep.SEAL)
@@ -165,6 +215,20 @@ async def _end_processes(run: Run) -> None:
 
 def _close(run: Run, outcome: Outcome) -> None:
     """Write what is missing for the grammar of PROTOCOL §3; never waits, so nothing can come between."""
+    if run.cancelled_by == "rollback":
+        # However it ended at the last moment, its messages are taken back: every client has to know.
+        outcome = attrs.evolve(_interrupted(run), error=outcome.error)
+    try:
+        _close_open(run, outcome)
+        _complete(run, outcome)
+    except Exception as exc:
+        # What agents hand over was checked when they did, but an object may have changed since. The last
+        # event is owed all the same; an error from here would leave the crash wall and end the server.
+        run.used.clear()
+        _complete(run, _failed(run, exc))
+
+
+def _close_open(run: Run, outcome: Outcome) -> None:
     names = run.names()
     for call in list(run.open_calls.values()):
         run.open_calls.pop(call.tool_call_id)
@@ -183,13 +247,6 @@ def _close(run: Run, outcome: Outcome) -> None:
     if isinstance(outcome.response, str) and outcome.response and not run.speech.anything:
         # The answer belongs to the conversation, also when the agent only returned it.
         run.speech.write_message(new_id("msg"), outcome.response)
-    try:
-        _complete(run, outcome)
-    except TypeError as exc:
-        # What agents hand over was checked when they did, but an object may have changed since. Nothing
-        # was appended; an error from here would leave the crash wall and end the server.
-        run.used.clear()
-        _complete(run, _failed(run, exc))
 
 
 def _complete(run: Run, outcome: Outcome) -> None:
@@ -210,13 +267,42 @@ def _complete(run: Run, outcome: Outcome) -> None:
     run.status = status
 
 
-def _split(exc: BaseException) -> tuple[BaseException | None, BaseException | None]:
-    """Part what must go on (outer cancellation, KeyboardInterrupt) from what is the agent's own."""
-    if isinstance(exc, BaseExceptionGroup):
-        return exc.split((trio.Cancelled, KeyboardInterrupt))
-    if isinstance(exc, trio.Cancelled | KeyboardInterrupt):
-        return exc, None
-    return None, exc
+def _split(exc: BaseException, run: Run) -> tuple[BaseException | None, BaseException | None]:
+    """Part Ctrl-C, which must go on, from what is the agent's own; being cancelled is neither.
+
+    An agent may raise a Cancelled that it has kept from a scope of its own: where nobody cancels, it is an error.
+    """
+    cancelled = run.cancelled_by is not None or trio.current_effective_deadline() == -math.inf
+    found = leaves(exc)
+    ctrl_c = next((each for each in found if _is_ctrl_c(each)), None)
+    own = [each for each in found if each is not ctrl_c and not (cancelled and isinstance(each, trio.Cancelled))]
+    if not own:
+        return ctrl_c, None
+    return ctrl_c, exc if len(own) == len(found) or not isinstance(exc, BaseExceptionGroup) else exc.derive(own)
+
+
+def _is_ctrl_c(exc: BaseException) -> bool:
+    """Whether a signal has raised this, not the agent itself: then the signal's handler is in its traceback."""
+    if not isinstance(exc, KeyboardInterrupt):
+        return False
+    handler = signal.getsignal(signal.SIGINT)
+    if handler is signal.default_int_handler:
+        return True  # it leaves no frame, so nobody can tell
+    code = getattr(handler, "__code__", None)
+    return any(frame.f_code is code for frame, _ in traceback.walk_tb(exc.__traceback__))
+
+
+def _flat(exc: BaseException) -> BaseException:
+    """Return *exc*, or for a group that is too deep or of a class of its own one flat group of Python's."""
+    level = [exc]
+    for _ in range(MAX_NESTED):
+        groups = [each for each in level if isinstance(each, BaseExceptionGroup)]
+        if not groups:
+            return exc
+        if any(type(each) not in (BaseExceptionGroup, ExceptionGroup) for each in groups):
+            break
+        level = [inner for each in groups for inner in each.exceptions]
+    return BaseExceptionGroup(f"flattened {type(exc).__name__}", leaves(exc)[:MAX_LEAVES])
 
 
 def _succeeded(run: Run, response: Any) -> Outcome:
@@ -233,16 +319,23 @@ def _succeeded(run: Run, response: Any) -> Outcome:
 def _failed(run: Run, exc: BaseException) -> Outcome:
     if run.cancelled_by is not None:
         if not isinstance(exc, QuotaExceeded):
-            logger.warning("run %s failed while it was cancelled", run.run_id, exc_info=exc)
+            _log(logging.WARNING, exc, "run %s failed while it was cancelled", run.run_id)
         return _interrupted(run)
     told = find_agent_error(exc)
     if told is not None:
         code, text = wording(told)
-        return Outcome(status="error", error=RunError(code=code, message=text, retryable=bool(told.retryable)))
+        return Outcome(status="error", error=RunError(code=code, message=text, retryable=told.retryable is True))
     correlation_id = secrets.token_hex(4)
-    logger.error("agent %s failed in run %s [%s]", run.agent_name, run.run_id, correlation_id, exc_info=exc)
+    _log(logging.ERROR, exc, "agent %s failed in run %s [%s]", run.agent_name, run.run_id, correlation_id)
     message = f"the agent failed; the server's log has it under {correlation_id}"
     return Outcome(status="error", error=RunError(code="AGENT_FAILED", message=message))
+
+
+def _log(level: int, exc: BaseException, text: str, *args: object) -> None:
+    try:
+        logger.log(level, text, *args, exc_info=exc)
+    except Exception as trouble:  # a chain of causes may be deeper than logging can walk
+        logger.log(level, f"{text}; its traceback cannot be shown: {type(trouble).__name__}", *args)
 
 
 def _interrupted(run: Run) -> Outcome:

@@ -1,10 +1,15 @@
-"""Child processes of a run, each in a process group of its own, so that grandchildren go with it."""
+"""Child processes of a run, each in a process group of its own, so that grandchildren go with it.
+
+A grandchild may leave its group (``setsid``, as daemons do). So every process also carries the name
+of its run in its environment, which all that it starts inherit: where the system shows it (``/proc``
+of Linux), what bears that name is killed, too.
+"""
 
 from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -12,19 +17,26 @@ import trio
 
 from netra_ws.errors import QuotaExceeded
 
-#: Seconds between two looks at a process group that was killed.
-LOOK_EVERY_S = 0.005
 #: Processes that one run may start; all are remembered, since a group may outlive its leader.
 MAX_PROCESSES = 256
+#: Seconds between two looks at processes that were killed.
+LOOK_EVERY_S = 0.005
+#: The variable that tells to which run a process belongs.
+VARIABLE = "NETRA_WS_RUN"
+#: Looks are files to read, one per process of the machine; these threads are not those of agents.
+_LOOKERS = trio.CapacityLimiter(2)
 
 
 @attrs.define
 class Processes:
     """What a run has started and must not leave behind."""
 
+    run_id: str
     _started: list[trio.Process] = attrs.field(factory=list)
 
-    async def start(self, command: Sequence[str] | str, **options: Any) -> trio.Process:
+    async def start(
+        self, command: Sequence[str] | str, *, env: Mapping[str, str] | None = None, **options: Any
+    ) -> trio.Process:
         """Start *command* as the leader of a new process group; options as ``trio.lowlevel.open_process`` has them.
 
         Raises:
@@ -32,28 +44,40 @@ class Processes:
         """
         if len(self._started) >= MAX_PROCESSES:
             raise QuotaExceeded(f"a run may start {MAX_PROCESSES} processes")
-        options.pop("start_new_session", None)
+        options["start_new_session"] = True
+        options["env"] = {**(os.environ if env is None else env), VARIABLE: self._mark}
         # Shielded: a cancel between fork and return would leave a child that nobody knows.
         with trio.CancelScope(shield=True):
-            process = await trio.lowlevel.open_process(command, start_new_session=True, **options)
+            process = await trio.lowlevel.open_process(command, **options)
             self._started.append(process)
         await trio.lowlevel.checkpoint_if_cancelled()
         return process
+
+    @property
+    def _mark(self) -> str:
+        # Run ids are unique per user only, and another server may run beside this one.
+        return f"{os.getpid()}.{id(self)}.{self.run_id}"
 
     @property
     def any(self) -> bool:
         """Whether something was started."""
         return bool(self._started)
 
+    def kill(self) -> set[int]:
+        """Kill every group that is still there and return their numbers, at once."""
+        return {process.pid for process in self._started if _kill_group(process.pid)}
+
     async def end(self) -> None:
-        """Kill every group that is still there and wait until its processes are gone.
+        """Kill everything that was started and all that came of it, and wait until it is gone.
 
         The caller bounds the wait; a process that ignores SIGKILL is in the kernel's hands.
         """
-        groups = [process for process in self._started if _kill_group(process.pid)]
+        groups = self.kill()
         for process in self._started:
             await process.wait()
-        while any(_alive(process.pid) for process in groups):  # noqa: ASYNC110  (nobody tells when a group is gone)
+        while left := await trio.to_thread.run_sync(_living, groups, self._mark, limiter=_LOOKERS):
+            for pid in left:
+                _kill(pid)
             await trio.sleep(LOOK_EVERY_S)
         self._started.clear()
 
@@ -66,23 +90,43 @@ def _kill_group(group: int) -> bool:
     return True
 
 
-def _alive(group: int) -> bool:
-    """Whether the group has a member that is more than a zombie waiting for its parent."""
+def _kill(pid: int) -> None:
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except (ProcessLookupError, PermissionError):
+        return
+
+
+def _living(groups: Iterable[int], mark: str) -> list[int]:
+    """Return the processes of *groups* and those that bear *mark*, zombies that wait for their parent left out.
+
+    Blocks. Without ``/proc`` it is the groups that the system still knows.
+    """
+    try:
+        entries = os.listdir("/proc")  # noqa: PTH208
+    except OSError:
+        return [group for group in groups if _known(group)]
+    variable = f"{VARIABLE}={mark}".encode()
+    return [int(entry) for entry in entries if entry.isdigit() and _belongs(entry, set(groups), variable)]
+
+
+def _known(group: int) -> bool:
     try:
         os.killpg(group, 0)
     except (ProcessLookupError, PermissionError):
         return False
+    return True
+
+
+def _belongs(entry: str, groups: set[int], variable: bytes) -> bool:
     try:
-        entries = os.listdir("/proc")  # noqa: PTH208
-    except OSError:
-        return True  # no /proc: believe the signal
-    for entry in entries:
-        if entry.isdigit():
-            try:
-                with open(f"/proc/{entry}/stat", "rb") as file:  # noqa: PTH123  (hot loop over /proc)
-                    fields = file.read().rpartition(b")")[2].split()
-            except OSError:
-                continue
-            if int(fields[2]) == group and fields[0] not in (b"Z", b"X"):
-                return True
-    return False
+        with open(f"/proc/{entry}/stat", "rb") as file:  # noqa: PTH123  (a hot loop)
+            fields = file.read().rpartition(b")")[2].split()
+        if fields[0] in (b"Z", b"X"):
+            return False
+        if int(fields[2]) in groups:
+            return True
+        with open(f"/proc/{entry}/environ", "rb") as file:  # noqa: PTH123
+            return variable in file.read().split(b"\0")
+    except OSError:  # gone meanwhile, or somebody else's
+        return False

@@ -131,7 +131,7 @@ class Run:
     scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
     nudge: trio.Event = attrs.field(factory=trio.Event)
     settled: trio.Event = attrs.field(factory=trio.Event)
-    processes: Processes = attrs.field(factory=Processes)
+    processes: Processes = attrs.field(init=False)
     open_calls: dict[str, ToolCall] = attrs.field(factory=dict)
     used: list[Usage] = attrs.field(factory=list)
     speech: Speech = attrs.field(init=False)
@@ -145,6 +145,7 @@ class Run:
     def __attrs_post_init__(self) -> None:
         self.thread = RunThread(self)
         self.speech = Speech(self, self.policy)
+        self.processes = Processes(self.run_id)
 
     def __repr__(self) -> str:
         return f"<Run {self.run_id} of {self.agent_name} {self.state.name}>"
@@ -203,6 +204,7 @@ class Run:
         Raises:
             RunClosed: The run has ended.
         """
+        self.check_open()
         for _ in self.speech.say(piece):
             await self._pause()
 
@@ -225,6 +227,7 @@ class Run:
             EventTooLarge: The thought is above ``limits.max_event_bytes``.
             RunClosed: The run has ended.
         """
+        self.check_open()
         await self._step_boundary(delta)
         self.speech.think(reasoning, delta=delta, step=step, progress=progress)
         await self._pause()
@@ -292,6 +295,7 @@ class Run:
             EventTooLarge: Parameters or results are above ``limits.max_event_bytes``.
             RunClosed: The run has ended.
         """
+        self.check_open()
         await self._step_boundary()
         check_name("the tool's name", name)
         shown = {**(parameters or {}), **more}
@@ -343,7 +347,7 @@ class Run:
         await self._pause()
 
     async def process(self, command: Sequence[str] | str, **options: Any) -> trio.Process:
-        """Start a subprocess in a process group of its own; at the end of the run the group is killed.
+        """Start a subprocess in a process group of its own; at the end of the run all that came of it is killed.
 
         Options are those of ``trio.lowlevel.open_process``, such as ``stdout=subprocess.PIPE``.
         """
@@ -376,7 +380,12 @@ class Run:
         self.started_seq = entry.seq
 
     def cancel(self, by: CancelledBy) -> None:
-        """Ask the run to end; the first who asks is named in ``agent_completed``. Returns at once."""
+        """Ask the run to end; the first who asks is named in ``agent_completed``. Returns at once.
+
+        Raises:
+            WrongThread: Called outside the server's Trio thread.
+        """
+        self.check_thread()
         if self.state is not RunState.RUNNING:
             return
         self.cancelled_by = by

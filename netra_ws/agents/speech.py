@@ -87,18 +87,17 @@ class Speech:
             size = len(part.encode())
             if self._message_bytes + size > self._policy.max_response_bytes:
                 self.end_message()
-            if self._message_id is None:
-                self._message_id = new_id("msg")
+            message_id = self._message_id or new_id("msg")
+            self._voice.tell(AgentMessage(**self._voice.names(), message_id=message_id, phase="delta", content=part))
+            if self._message_id is None:  # only now: what could not be said began no message
+                self._message_id = message_id
                 self._snapshot_bytes, self._snapshot_at = 0, trio.current_time()
                 self.anything = True
-            self._voice.tell(
-                AgentMessage(**self._voice.names(), message_id=self._message_id, phase="delta", content=part)
-            )
             self._pieces.append(part)
             self._message_bytes += size
             if self._snapshot_due():
                 self._snapshot_bytes, self._snapshot_at = self._message_bytes, trio.current_time()
-                self.write_message(self._message_id, self.said)
+                self.write_message(message_id, self.said)
             yield
 
     def _snapshot_due(self) -> bool:
@@ -110,11 +109,10 @@ class Speech:
         """End the current message, if there is one; what is said next is another one."""
         if self._message_id is None:
             return
-        message_id, text = self._message_id, self.said
+        self.write_message(self._message_id, self.said)
         self._message_id = None
         self._pieces.clear()
         self._message_bytes = 0
-        self.write_message(message_id, text)
 
     def write_message(self, message_id: str, text: str) -> None:
         """Append a message's ``full`` together with its row."""
@@ -166,9 +164,9 @@ class Speech:
         if not self._thought:
             return
         reasoning = "".join(self._thought)
+        self._voice.tell(AgentThinking(**self._voice.names(), reasoning=reasoning, phase="full"), closing=True)
         self._thought.clear()
         self._thought_bytes = 0
-        self._voice.tell(AgentThinking(**self._voice.names(), reasoning=reasoning, phase="full"), closing=True)
 
     def end(self) -> None:
         """End everything."""

@@ -25,11 +25,12 @@ class ToolCall:
         results: Any JSON value; told when the block is left.
     """
 
-    tool_call_id: str
-    name: str
+    # Frozen: the end of the pair is written from them.
+    tool_call_id: str = attrs.field(on_setattr=attrs.setters.frozen)
+    name: str = attrs.field(on_setattr=attrs.setters.frozen)
     _report: Callable[[ToolCall, float | None, str | None], Awaitable[None]]
     results: Any = None
-    started_at: float = attrs.field(factory=trio.current_time)
+    started_at: float = attrs.field(factory=trio.current_time, on_setattr=attrs.setters.frozen)
 
     async def progress(self, progress: float | None, message: str | None = None) -> None:
         """Tell how far the tool is, 0 to 1; not stored."""
@@ -43,9 +44,8 @@ def judge(exc: BaseException, *, stopping: bool) -> tuple[ToolStatus, ErrorText 
         exc: The exception, perhaps a group.
         stopping: Whether the run is being cancelled; a group then counts as cancelled whatever else is in it.
     """
-    if isinstance(exc, trio.Cancelled) or (
-        isinstance(exc, BaseExceptionGroup) and exc.subgroup(trio.Cancelled) is not None and stopping
-    ):
+    cancelled = any(isinstance(each, trio.Cancelled) for each in leaves(exc))
+    if isinstance(exc, trio.Cancelled) or (cancelled and stopping):
         return "cancelled", None
     if isinstance(exc, trio.TooSlowError):
         return "timeout", ErrorText(code="TOOL_TIMEOUT", message="the tool took too long")
@@ -56,15 +56,22 @@ def judge(exc: BaseException, *, stopping: bool) -> tuple[ToolStatus, ErrorText 
     return "error", FAILED
 
 
+def leaves(exc: BaseException) -> list[BaseException]:
+    """Return the exceptions in a group in their order, however deep it is nested; another one alone."""
+    found: list[BaseException] = []
+    waiting = [exc]
+    while waiting:
+        each = waiting.pop()
+        if isinstance(each, BaseExceptionGroup):
+            waiting.extend(reversed(each.exceptions))
+        else:
+            found.append(each)
+    return found
+
+
 def find_agent_error(exc: BaseException) -> AgentError | None:
     """Return the first error in *exc* that its user may read."""
-    if isinstance(exc, AgentError):
-        return exc
-    if isinstance(exc, BaseExceptionGroup):
-        for inner in exc.exceptions:
-            if (found := find_agent_error(inner)) is not None:
-                return found
-    return None
+    return next((each for each in leaves(exc) if isinstance(each, AgentError)), None)
 
 
 def wording(error: AgentError) -> tuple[str, str]:
@@ -72,5 +79,12 @@ def wording(error: AgentError) -> tuple[str, str]:
 
     It may have given another exception instead of a text, or the name of a file that is not UTF-8.
     """
-    code, text = (str(part)[:ERROR_CHARS].encode(errors="replace").decode() for part in (error.code, error.text))
-    return code, text
+    return _text(error.code, AgentError.code), _text(error.text, AgentError.text)
+
+
+def _text(part: object, otherwise: str) -> str:
+    try:
+        text = str(part)
+    except Exception:  # the agent's own code, called behind its crash wall
+        text = otherwise
+    return text[:ERROR_CHARS].encode(errors="replace").decode()

@@ -34,7 +34,7 @@ from netra_ws.protocol.replies import (
 from .connection import Connection
 from .context import UserContext
 from .memory import digest
-from .starting import Ask, ensure_thread, find_thread, remove_thread, start
+from .starting import Ask, ensure_thread, find_thread, remove_thread, start, wait_for_leaving
 from .stopping import proof_of_end
 
 
@@ -99,7 +99,9 @@ async def _start(asked: Asked, command: said.Start) -> Answer:
 
 
 async def _stop(asked: Asked, command: said.StopAgent) -> Result:
-    run = asked.context.runs.get(command.run_id) or asked.context.home.find_run(asked.context.user_id, command.run_id)
+    leaving = asked.context.home.leaving(asked.context.user_id)
+    runs = {run.run_id: run for run in leaving} | asked.context.runs
+    run = runs.get(command.run_id)
     if run is None:
         row = await asked.context.ledger.run(asked.context.user_id, command.run_id)
         if row is None:
@@ -177,6 +179,7 @@ async def _delete_thread(asked: Asked, command: said.DeleteThread) -> Later:
     async def delete() -> Answer:
         if active is not None:
             await active.settled.wait()
+        await wait_for_leaving(context, thread.thread_id)
         entry = remove_thread(context, thread)
         reply = ThreadDeletedReply(thread_id=thread.thread_id, title=thread.title, metadata=thread.metadata)
         return Answer(reply, entry.seq)

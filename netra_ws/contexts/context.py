@@ -60,8 +60,8 @@ class Home(Protocol):
         """Tell a new connection what it must know of the server."""
         ...
 
-    def find_run(self, user_id: str, run_id: str) -> Run | None:
-        """Return a run of a context of this user that is being closed."""
+    def leaving(self, user_id: str) -> list[Run]:
+        """Return the runs of contexts of this user that are being closed."""
         ...
 
     def context_closing(self, context: UserContext) -> None:

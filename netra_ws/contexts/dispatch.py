@@ -19,7 +19,7 @@ from netra_ws.errors import ClientError, StoreError
 from netra_ws.protocol import commands as said
 from netra_ws.protocol.closing import CloseCode
 from netra_ws.protocol.codec import Incoming, error_reply
-from netra_ws.protocol.replies import MALFORMED, MAX_MALFORMED, Ack, Error
+from netra_ws.protocol.replies import MALFORMED, MAX_MALFORMED, Ack, Error, Reply
 
 from .commands import FUNCTIONS, NEEDS, REMEMBERED, WITHOUT_TOKEN, Answer, Asked, Result
 from .connection import Connection
@@ -98,21 +98,23 @@ class Turn:
                 logger.warning("command %s failed: %s", command.type, exc)
                 self._tell(Answer(error_reply(_away())))
                 return
+            # Another tab may have begun the same command meanwhile.
+            known = known or memory.find(command_id, trio.current_time())
         if known is None:
-            remembered = memory.begin(command_id, body_digest, trio.current_time())
+            remembered = memory.begin(command_id, body_digest)
             try:
                 result = await self._try(command)
             except BaseException:
-                memory.settle(command_id, remembered, None, 0)
+                self._give_up((command_id, remembered))
                 raise
             self._give(command, result, (command_id, remembered))
         elif known.digest != body_digest:
             self._tell(Answer(error_reply(ClientError("CONFLICT", "this id was used for another command"))))
         elif known.done.is_set() and known.reply is not None:
-            self._tell(Answer(known.reply, known.barrier))
+            self._repeat(command, known.reply, known.barrier)
         else:
             # A repeat costs no token of the budgets, so only this bounds how many wait.
-            if not self._wait(lambda: self._join(known)):
+            if not self._wait(lambda: self._join(command, known)):
                 self._tell(_too_many())
 
     def _wait(self, work: Callable[[], Awaitable[None]]) -> bool:
@@ -140,7 +142,7 @@ class Turn:
         row = await _in_time(lambda: self.context.ledger.run_of_command(self.context.user_id, command_id))
         if row is None:
             return None
-        remembered = Remembered(bytes.fromhex(row.command_digest or ""), 0.0)
+        remembered = Remembered(bytes.fromhex(row.command_digest or ""))
         remembered.reply = Ack(
             run_id=row.run_id,
             thread_id=row.thread_id,
@@ -150,13 +152,19 @@ class Turn:
         remembered.done.set()
         return remembered
 
-    async def _join(self, known: Remembered) -> None:
+    async def _join(self, command: said.Command, known: Remembered) -> None:
         await known.done.wait()
         if known.reply is None:
             error = ClientError("UNAVAILABLE", "the first try of this command failed", retryable=True)
             self._tell(Answer(error_reply(error)))
         else:
-            self._tell(Answer(known.reply, known.barrier))
+            self._repeat(command, known.reply, known.barrier)
+
+    def _repeat(self, command: said.Command, reply: Reply, barrier: int) -> None:
+        """Answer as the first time; a message that opened a thread does so for this connection, too."""
+        if isinstance(command, said.Start) and command.thread_id is None and isinstance(reply, Ack):
+            self.connection.thread_id = reply.thread_id
+        self._tell(Answer(reply, barrier))
 
     async def _try(self, command: said.Command) -> Result:
         async def carry_out() -> Result:
@@ -196,7 +204,12 @@ class Turn:
             return
 
         async def wait() -> None:
-            answer = await _guarded(command, result)
+            try:
+                answer = await _guarded(command, result)
+            except BaseException:  # the context is closing: a repeat must not wait for what will not come
+                if remembered is not None:
+                    self._give_up(remembered)
+                raise
             assert isinstance(answer, Answer)
             self._settle(answer, remembered)
 
@@ -207,8 +220,11 @@ class Turn:
         if remembered is not None:
             reply = answer.reply
             keep = None if isinstance(reply, Error) and reply.retryable else reply
-            self.context.memory.settle(*remembered, keep, answer.barrier)
+            self.context.memory.settle(*remembered, keep, answer.barrier, trio.current_time())
         self._tell(answer)
+
+    def _give_up(self, remembered: tuple[str, Remembered]) -> None:
+        self.context.memory.settle(*remembered, None, 0, trio.current_time())
 
     def _tell(self, answer: Answer) -> None:
         reply = answer.reply

@@ -191,7 +191,8 @@ class UserSession:
         Raises:
             ClientError: ``NOT_FOUND``, or as ``proof_of_end``.
         """
-        run: Run | None = self.context.runs.get(run_id)
+        runs = {run.run_id: run for run in self.context.home.leaving(self.context.user_id)} | self.context.runs
+        run: Run | None = runs.get(run_id)
         if run is None:
             row = await self.context.ledger.run(self.context.user_id, run_id)
             if row is None:

@@ -8,6 +8,7 @@ users together have a bound, too: beyond it the oldest is forgotten before its t
 from __future__ import annotations
 
 import hashlib
+import math
 from collections import deque
 from collections.abc import Mapping
 from typing import Any
@@ -35,13 +36,14 @@ class Remembered:
 
     Attributes:
         digest: Of the command's body, to tell a repeat from another command under the same id.
+        expires_at: When it is forgotten; never while the command is being carried out.
         reply: The answer; None while the command is being carried out, or after a retryable error.
         barrier: The seq that has to be passed before the answer is given.
         done: Set when there is an answer, or will be none.
     """
 
     digest: bytes
-    expires_at: float
+    expires_at: float = math.inf
     reply: Reply | None = None
     barrier: int = 0
     done: trio.Event = attrs.field(factory=trio.Event)
@@ -84,20 +86,24 @@ class UserMemory:
         self._forget(now)
         return self._answers.get(command_id)
 
-    def begin(self, command_id: str, body_digest: bytes, now: float) -> Remembered:
-        """Note that a command is being carried out."""
-        remembered = self._answers[command_id] = Remembered(body_digest, now + KEEP_S)
-        self._shelf.put(self, command_id, remembered, now)
+    def begin(self, command_id: str, body_digest: bytes) -> Remembered:
+        """Note that a command is being carried out; call ``settle`` exactly once after it."""
+        remembered = self._answers[command_id] = Remembered(body_digest)
         if len(self._answers) > MAX_ANSWERS:
             del self._answers[next(iter(self._answers))]
         return remembered
 
-    def settle(self, command_id: str, remembered: Remembered, reply: Reply | None, barrier: int) -> None:
+    def settle(self, command_id: str, remembered: Remembered, reply: Reply | None, barrier: int, now: float) -> None:
         """Note the answer; None when a repeat may try again."""
         remembered.reply, remembered.barrier = reply, barrier
+        remembered.expires_at = now + KEEP_S
         remembered.done.set()
-        if reply is None:
-            self.drop(command_id, remembered)
+        if self._answers.get(command_id) is not remembered:
+            return  # pushed out by others meanwhile
+        del self._answers[command_id]
+        if reply is not None:
+            self._answers[command_id] = remembered  # behind those that will be forgotten before it
+            self._shelf.put(self, command_id, remembered, now)
 
     def drop(self, command_id: str, remembered: Remembered) -> None:
         """Forget an answer, unless another one stands there by now."""
@@ -106,9 +112,10 @@ class UserMemory:
 
     def _forget(self, now: float) -> None:
         for command_id, remembered in list(self._answers.items()):
-            if remembered.expires_at > now:
+            if remembered.expires_at <= now:
+                del self._answers[command_id]
+            elif remembered.done.is_set():
                 break
-            del self._answers[command_id]
 
 
 @attrs.define(repr=False)

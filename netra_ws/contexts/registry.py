@@ -253,12 +253,9 @@ class Registry:
         """Count a run that has ended."""
         self.runs.add(run)
 
-    def find_run(self, user_id: str, run_id: str) -> Run | None:
-        """Return a run of a context of this user that is being closed."""
-        for context in self._closing:
-            if context.user_id == user_id and run_id in context.runs:
-                return context.runs[run_id]
-        return None
+    def leaving(self, user_id: str) -> list[Run]:
+        """Return the runs of contexts of this user that are being closed."""
+        return [run for context in self._closing if context.user_id == user_id for run in context.runs.values()]
 
     def context_closing(self, context: UserContext) -> None:
         """From now on the user's newcomers get another context."""

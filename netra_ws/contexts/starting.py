@@ -77,12 +77,21 @@ async def start(context: UserContext, ask: Ask, identity: Identity) -> Started:
         raise ClientError("DRAINING", "the server is about to stop", retryable=True)
     context.check_store()
     agent_name, _ = context.agent_named(ask.agent)
+    if ask.thread_id is not None:
+        await wait_for_leaving(context, ask.thread_id)
     async with context.lock:
         await _check_run_id(context, ask.run_id)
         thread, created = await open_thread(context, ask.thread_id, title_from(ask.text))
         if not context.living:
             raise ClientError("UNAVAILABLE", "the user's context is closing", retryable=True)
         return _place(context, ask, identity, agent_name, thread, created)
+
+
+async def wait_for_leaving(context: UserContext, thread_id: str) -> None:
+    """Wait for the runs of this thread that an older context of the user is still ending; ``finalise_s`` at most."""
+    for run in context.home.leaving(context.user_id):
+        if run.thread_id == thread_id:
+            await run.settled.wait()
 
 
 async def _check_run_id(context: UserContext, run_id: str | None) -> None:
@@ -219,7 +228,9 @@ def _place(
 
 
 def _running(context: UserContext) -> int:
-    return sum(run.state is not RunState.QUEUED for run in context.runs.values())
+    # Those that an older context is still ending, or could not stop, count: a reconnect makes no room.
+    leaving = len(context.home.leaving(context.user_id))
+    return leaving + sum(run.state is not RunState.QUEUED for run in context.runs.values())
 
 
 def _request(
@@ -324,5 +335,6 @@ def _cut_short(context: UserContext, how: OnBusy, active: Run) -> None:
         # The messages of the run go in the transaction of its last event.
         active.at_close = (DropMessages(user_id=context.user_id, run_id=active.run_id),)
         context.stop(active, "rollback")
+        active.cancelled_by = "rollback"  # also when somebody has stopped it before: its messages go
     else:
         context.stop(active, "interrupt")

@@ -34,6 +34,8 @@ RESERVE = 4096
 #: More than this many uncommitted entries or bytes in one stream hold back the agent that writes them.
 BACKLOG_ENTRIES = 1024
 BACKLOG_BYTES = 4 * 1024 * 1024
+#: So many seconds a clock may be set back without times of a stream going back.
+SET_BACK_S = 86_400.0
 
 ResetReason = Literal["epoch_changed", "trimmed", "ahead"]
 TextKey = tuple[str, str]
@@ -185,6 +187,7 @@ class Stream:
     _readers: dict[Reader, None] = attrs.field(factory=dict)
     _texts: dict[TextKey, _OpenText] = attrs.field(factory=dict)
     _open_step: Step | None = None
+    _told_at: float = 0.0
 
     def __repr__(self) -> str:
         return f"<Stream {self.key!r} {self.epoch}:{self.visible}/{self.last}>"
@@ -195,8 +198,16 @@ class Stream:
         self._first = self.last + 1
 
     def now(self) -> float:
-        """Return Unix seconds, by the clock that stamps the events."""
-        return self._clock()
+        """Return Unix seconds, by the clock that stamps the events; they do not go back when it is set back.
+
+        Else what was used last would not stand first in a list. A clock that goes back further than
+        ``SET_BACK_S`` was wrong before and is believed.
+        """
+        now = self._clock()
+        if 0 < self._told_at - now <= SET_BACK_S:
+            now = self._told_at + 1e-6
+        self._told_at = now
+        return now
 
     # Writing.
 
@@ -232,7 +243,7 @@ class Stream:
 
     def _append(self, event: Event, step: Step) -> Entry:
         seq = self.last + 1
-        now = self._clock()
+        now = self.now()
         frame = encode_event(event, Stamp(seq=seq, timestamp=now, event_id=f"{self.epoch}.{seq}", user_id=self.user_id))
         self.last = seq
         self.counts.events[event.type] += 1

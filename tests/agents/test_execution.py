@@ -89,7 +89,7 @@ class _CancelAtStep(trio.abc.Instrument):
         self.run: Run | None = None
 
     def before_task_step(self, task: trio.lowlevel.Task) -> None:
-        if self.run is None or not any(name in task.name for name in ("_Worker.work", "side")):
+        if self.run is None or not any(name in task.name for name in ("_Worker._call", "side")):
             return
         if self.left == 0:
             self.run.cancel("user")

@@ -291,3 +291,109 @@ async def test_two_tabs_at_once(server: StartServer, on_busy: str) -> None:
 def _open(events: list[dict[str, Any]]) -> bool:
     started = {e["run_id"] for e in events if e["type"] in ("agent_started", "run_queued")}
     return started != {e["run_id"] for e in events if e["type"] == "agent_completed"}
+
+
+@pytest.mark.parametrize("ends", ["swallows", "returns", "stopped", "stuck"])
+async def test_a_rollback_is_told_whatever_the_run_does(server: StartServer, ends: str) -> None:
+    """When a run's messages are taken back its last event says so, however it ended."""
+    entered, release = trio.Event(), trio.Event()
+
+    async def agent(run: Run) -> str:
+        await run.say("regretted, too")
+        entered.set()
+        with trio.CancelScope(shield=ends in ("returns", "stuck", "stopped")):
+            try:
+                await release.wait()
+            except trio.Cancelled:
+                return "finished all the same"
+        return "finished in time"
+
+    finalise_s = 0.1 if ends == "stuck" else 5.0
+    running = await server(agents={"agent": agent}, timing__finalise_s=finalise_s)
+    async with connect(running) as client, connect(running) as tab:
+        first = await client.ask("chat", content="regretted", agent="agent", thread_id="t")
+        with trio.fail_after(5):
+            await entered.wait()
+        if ends == "stopped":
+            await client.send("stop_agent", run_id=first["run_id"], id="stop")
+        await client.ask("chat", content="better", agent="echo", thread_id="t", on_busy="rollback")
+        if ends != "stuck":
+            release.set()
+        heard = await hear_ends(tab, 2)
+        ended = next(e for e in heard if e["type"] == "agent_completed")
+        assert (ended["run_id"], ended["cancelled_by"], ended["status"]) == (first["run_id"], "rollback", "cancelled")
+        history = await client.ask("get_thread_history", thread_id="t")
+        assert [message["content"] for message in history["messages"]] == ["better", "better"]
+        release.set()
+
+
+async def test_stuck_runs_have_a_bound(server: StartServer) -> None:
+    """Runs that could not be stopped count in limits.max_runs_per_user, also behind a reconnect; others go on."""
+    release = trio.Event()
+
+    async def unstoppable(run: Run) -> None:
+        with trio.CancelScope(shield=True):
+            await release.wait()
+
+    running = await server(
+        agents={"unstoppable": unstoppable},
+        timing__finalise_s=0.05,
+        timing__resume_window_s=0,
+        limits__max_runs_per_user=2,
+    )
+    try:
+        for thread in ("a", "b"):
+            async with connect(running) as client:
+                ack = await client.ask("chat", content="x", agent="unstoppable", thread_id=thread, id=thread)
+                stopped = await client.ask("stop_agent", run_id=ack["run_id"], id=f"stop {thread}")
+                assert stopped["code"] == "CANCEL_TIMEOUT"
+                assert (await client.ask("disconnect"))["type"] == "ack"
+            with trio.fail_after(5):
+                while running.registry.statistics().users:
+                    await trio.sleep(0.01)
+        async with connect(running) as client, connect(running, "bob") as bob:
+            refused = await client.ask("chat", content="x", agent="echo", thread_id="c", id="c")
+            assert refused["code"] == "QUOTA_EXCEEDED"
+            assert (await bob.ask("chat", content="x", agent="echo"))["type"] == "ack"
+            release.set()
+            with trio.fail_after(5):
+                while running.registry.statistics().stuck:
+                    await trio.sleep(0.01)
+            assert (await client.ask("chat", content="x", agent="echo", thread_id="c", id="d"))["type"] == "ack"
+    finally:
+        release.set()
+
+
+@pytest.mark.parametrize("command", ["chat", "delete_thread"])
+async def test_a_thread_whose_run_is_still_leaving(server: StartServer, command: str) -> None:
+    """Who comes back while a run of an old context still ends finds its thread busy: no second run beside it."""
+    release = trio.Event()
+
+    async def slow_to_leave(run: Run) -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            with trio.CancelScope(shield=True):
+                await release.wait()
+
+    running = await server(agents={"slow": slow_to_leave}, timing__resume_window_s=0)
+    async with connect(running) as client:
+        first = await client.ask("chat", content="x", agent="slow", thread_id="t")
+        await client.until("agent_started")
+        await client.ask("disconnect")
+    with trio.fail_after(4):
+        while running.registry.statistics().users:
+            await trio.sleep(0.01)
+    async with connect(running) as client, connect(running) as tab:
+        if command == "chat":
+            await client.send("chat", content="y", agent="echo", thread_id="t", id="next")
+        else:
+            await client.send("delete_thread", thread_id="t", id="next")
+        assert (await tab.ask("ping"))["type"] == "pong"
+        release.set()
+        await client.until("agent_completed", run_id=first["run_id"])
+        if command == "chat":
+            started = (await client.until("agent_started"))[-1]
+            assert started["run_id"] != first["run_id"]
+        else:
+            await client.until("thread_deleted", reply_to="next")

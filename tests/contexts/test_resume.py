@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
-import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +9,9 @@ import pytest
 import trio
 
 from netra_ws import Run
-from netra_ws.protocol.codec import read_server
-from netra_ws.testing import check_run
 
 from ..conftest import StartServer
-from ..kit import SECRET, Client, Ended, connect
+from ..kit import connect
 
 
 async def storyteller(run: Run) -> str:
@@ -212,112 +205,6 @@ async def test_a_position_that_the_store_has_left_behind(server: StartServer, mo
     async with connect(running, path=f"/ws?resume={epoch}:{recent}") as client:
         replayed = [e for e in await client.until("replay_completed") if "seq" in e]
         assert replayed == seen[-29:]
-
-
-SERVER = """
-import sys, trio, netra_ws
-from netra_ws import Run, Settings
-
-async def worker(run: Run):
-    await run.think("working")
-    async with run.tool("outer"):
-        number = 0
-        while True:
-            await run.say(f"{number} ")
-            async with run.tool("inner", number=number):
-                await trio.sleep(0.001)
-            number += 1
-
-async def main():
-    settings = Settings.make(
-        {"server.port": 0, "store.url": sys.argv[1], "auth.secret": sys.argv[2]}, environment="testing"
-    )
-    async with netra_ws.open_server(settings, agents={"worker": worker}) as server:
-        print(server.port, flush=True)
-        await trio.sleep_forever()
-
-trio.run(main)
-"""
-
-
-class Killable:
-    """A server process on one store, to be killed and started again."""
-
-    def __init__(self, url: str) -> None:
-        self.url = url
-        self.port = 0
-        self._process: subprocess.Popen[str] | None = None
-
-    async def start(self) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", SERVER, self.url, SECRET], stdout=subprocess.PIPE, text=True
-        )
-        assert self._process.stdout is not None
-        with trio.fail_after(20):
-            self.port = int(await trio.to_thread.run_sync(self._process.stdout.readline, abandon_on_cancel=True))
-
-    def kill(self) -> None:
-        if self._process is not None:
-            os.kill(self._process.pid, signal.SIGKILL)
-            self._process.wait()
-            assert self._process.stdout is not None
-            self._process.stdout.close()
-            self._process = None
-
-
-async def listen_until_killed(client: Client, heard: list[dict[str, Any]]) -> None:
-    """Collect events until the server is gone."""
-    try:
-        while True:
-            message = await client.receive()
-            if "seq" in message:
-                heard.append(message)
-    except (Ended, trio.BrokenResourceError):
-        pass
-
-
-@pytest.mark.heavy
-async def test_kill_9_at_any_moment(tmp_path: Path) -> None:
-    """After kill -9 every durable event that a client saw is there, numbers go on, and the run has its end."""
-    rounds = int(os.environ.get("NETRA_WS_TEST_KILLS", "6"))
-    server = Killable(f"sqlite:///{tmp_path / 'kill.db'}")
-    heard: list[dict[str, Any]] = []
-    runs: list[str] = []
-    epoch = ""
-    try:
-        for number in range(rounds):
-            await server.start()
-            position = heard[-1]["seq"] if heard else 0
-            path = f"/ws?resume={epoch}:{position}" if heard else "/ws"
-            async with connect(server, path=path) as client:  # type: ignore[arg-type]
-                assert epoch in ("", client.welcome["stream"]["epoch"])
-                epoch = client.welcome["stream"]["epoch"]
-                if heard:
-                    assert client.welcome["resumed"] is True
-                    replay = [e for e in await client.until("replay_completed") if "seq" in e]
-                    assert all(e["seq"] > position for e in replay)
-                    heard += replay
-                    assert heard[-1]["type"] == "agent_completed"
-                    assert heard[-1]["status"] == "lost"
-                ack = await client.ask("chat", content=f"round {number}", agent="worker", id=f"round-{number}")
-                runs.append(ack["run_id"])
-                async with trio.open_nursery() as nursery:
-                    nursery.start_soon(listen_until_killed, client, heard)
-                    await trio.sleep(0.03 + 0.037 * (number % 5))
-                    server.kill()
-        await server.start()
-        async with connect(server, path=f"/ws?resume={epoch}:0") as client:  # type: ignore[arg-type]
-            stored = [e for e in await client.until("replay_completed") if "seq" in e]
-    finally:
-        server.kill()
-    seen = {e["seq"]: e for e in durable(heard)}
-    kept = {e["seq"]: e for e in durable(stored)}
-    assert seen.items() <= kept.items(), "a durable event that was seen is gone or has changed"
-    assert len({e["seq"] for e in heard}) == len(heard), "a number was used twice"
-    for run_id in runs:
-        events = [e for e in durable(stored) if e.get("run_id") == run_id and e["type"] != "user_message"]
-        last = check_run([read_server(json.dumps(e)) for e in events if e["type"] != "agent_message"])
-        assert last.status == "lost"
 
 
 async def test_a_restart_keeps_threads_and_messages(server: StartServer, tmp_path: Path) -> None:
