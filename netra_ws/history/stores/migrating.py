@@ -34,7 +34,7 @@ def prepare(connection: sa.Connection) -> None:
             raise _newer(found)
     elif _FORMER in tables:
         number = connection.scalar(sa.select(sa.column("version")).select_from(sa.table(_FORMER)))
-        found = f"{number:04}"
+        found = None if number is None else f"{number:04}"
         if found != "0001":
             raise _newer(found)
     elif tables:
