@@ -19,7 +19,7 @@ from netra_ws.errors import ConfigError, StoreError, StoreLeased
 
 from .contract import Durability
 from .migrating import prepare
-from .postgres_session import MIGRATION_S, SILENCE_S, Lease, Session, check_alive, connect
+from .postgres_session import MIGRATION_S, Lease, Session, check_alive, connect
 
 #: Sessions that only read; each read is one statement.
 READERS = 4
@@ -142,7 +142,7 @@ def _patience(connection: sa.Connection) -> Iterator[None]:
     try:
         yield
     finally:
-        session.patience_s = SILENCE_S
+        del session.patience_s
 
 
 def _session(connection: sa.Connection) -> Session:
