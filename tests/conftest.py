@@ -92,3 +92,11 @@ def postgres_url(postgres: Postgres) -> Iterator[str]:
     """The URL of an empty schema of the test's own."""
     with postgres.schema(f"test_{next(_schemas)}") as url:
         yield url
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
+def store_url(request: pytest.FixtureRequest) -> str:
+    """The URL of an empty store that outlives a process, once for each engine."""
+    if request.param == "postgres":
+        return str(request.getfixturevalue("postgres_url"))
+    return f"sqlite:///{request.getfixturevalue('tmp_path') / 'netra_ws.db'}"

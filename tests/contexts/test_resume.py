@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -277,10 +276,10 @@ async def listen_until_killed(client: Client, heard: list[dict[str, Any]]) -> No
 
 
 @pytest.mark.heavy
-async def test_kill_9_at_any_moment(tmp_path: Path) -> None:
+async def test_kill_9_at_any_moment(store_url: str) -> None:
     """After kill -9 every durable event that a client saw is there, numbers go on, and the run has its end."""
-    rounds = int(os.environ.get("NETRA_WS_TEST_KILLS", "6"))
-    server = Killable(f"sqlite:///{tmp_path / 'kill.db'}")
+    rounds = int(os.environ.get("NETRA_WS_TEST_KILLS", "6" if store_url.startswith("sqlite") else "3"))
+    server = Killable(store_url)
     heard: list[dict[str, Any]] = []
     runs: list[str] = []
     epoch = ""
@@ -320,17 +319,16 @@ async def test_kill_9_at_any_moment(tmp_path: Path) -> None:
         assert last.status == "lost"
 
 
-async def test_a_restart_keeps_threads_and_messages(server: StartServer, tmp_path: Path) -> None:
+async def test_a_restart_keeps_threads_and_messages(server: StartServer, store_url: str) -> None:
     """After a restart on the same store threads, messages, search and the log's epoch are there."""
-    url = f"sqlite:///{tmp_path / 'a.db'}"
-    running = await server(store__url=url)
+    running = await server(store__url=store_url)
     async with connect(running) as client:
         ack = await client.ask("chat", content="remember the purple elephant", agent="echo", thread_id="t")
         seen = [e for e in await client.until("agent_completed") if "seq" in e]
         epoch = client.welcome["stream"]["epoch"]
     await running.drain(0)
     await running.store.close()
-    again = await server(store__url=url)
+    again = await server(store__url=store_url)
     async with connect(again, path=f"/ws?resume={epoch}:{seen[0]['seq']}") as client:
         assert client.welcome["resumed"] is True
         replayed = [e for e in await client.until("replay_completed") if "seq" in e]
