@@ -156,9 +156,9 @@ def _parameters(url: str) -> Mapping[str, Any]:
     _, _, rest = url.partition("://")
     # A sign of the password that was not encoded makes libpq take a piece of it for a host, port or name,
     # which errors show.
-    authority, *path = rest.partition("?")[0].split("/", 1)
+    authority, _, path = rest.partition("/")
     try:
-        if authority.count("@") > 1 or "@" in "".join(path) or not rest:
+        if authority.count("@") > 1 or "@" in path.partition("?")[0] or not rest:
             raise psycopg.ProgrammingError
         where = psycopg.conninfo.conninfo_to_dict(f"postgresql://{rest}")
         if not re.fullmatch(r"[\d,]*", str(where.get("port", ""))):

@@ -101,7 +101,7 @@ async def seqs(store: Store) -> list[int]:
         "postgresql://ada:hunt@er2@h/db",
         "postgresql://ada:hun/ter2@h/db",
         "postgresql://ada:hunter2",
-        "postgresql://ada:hun?ter2=x@h/db",
+        "postgresql://ada:hun?t@er2@h/db",
     ],
 )
 def test_a_url_that_cannot_be_read_is_not_repeated(url: str) -> None:
