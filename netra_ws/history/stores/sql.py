@@ -80,6 +80,7 @@ class SqlStore:
             async with self._alone():
                 if self._open:
                     self._open = False
+                    self._trimmed_to, self._untrimmed = "", None
                     await trio.to_thread.run_sync(self._database.close)
 
     async def ping(self) -> None:

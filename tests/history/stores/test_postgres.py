@@ -1,30 +1,24 @@
-"""What only PostgreSQL can do: be leased by a session, restarted, frozen, cut, set otherwise."""
+"""What only PostgreSQL can do: be another's, speak a language, be set otherwise."""
 
 from __future__ import annotations
 
 import re
-import signal
 import traceback
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-import psycopg
 import pytest
-import sqlalchemy as sa
 import trio
 
-from netra_ws.errors import ConfigError, StoreError, StoreLeased
+from netra_ws.errors import ConfigError, StoreError
 from netra_ws.history.opening import make_store
-from netra_ws.history.stores import postgres_session
-from netra_ws.history.stores.contract import Durability, Store, Write
+from netra_ws.history.stores.contract import Durability, Store
 from netra_ws.history.stores.postgres import PostgresSchema
-from netra_ws.history.stores.postgres_session import Session
 from netra_ws.history.stores.sql import SqlStore
-from tests.contract.rows import ALICE, EPOCH, KEY, put_event, put_message, put_stream, put_thread
-from tests.postgres import PASSWORD, Postgres
-from tests.proxy import Fate, Proxy, proxy
+from tests.contract.rows import ALICE, put_event, put_message, put_stream, put_thread
+from tests.postgres import Postgres
 
-from .test_lease import HOLDER, WRITER, line, running
+from .postgres_kit import is_clean
 
 pytestmark = pytest.mark.postgres
 
@@ -37,43 +31,6 @@ async def store(postgres_url: str) -> AsyncIterator[Store]:
     await store.close()
 
 
-@pytest.fixture
-async def before(postgres: Postgres) -> AsyncIterator[Proxy]:
-    """A proxy before the server of all tests."""
-    async with proxy(postgres) as made:
-        yield made
-
-
-@pytest.fixture
-async def through(before: Proxy, postgres: Postgres, postgres_url: str) -> AsyncIterator[Store]:
-    """A store that is reached through the proxy."""
-    store = make_store(postgres_url.replace(f":{postgres.port}/", f":{before.port}/"))
-    await store.open()
-    yield store
-    await store.close()
-
-
-@pytest.fixture
-def in_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An open that is refused the lease does not wait for it: whoever has it does not die."""
-    monkeypatch.setattr(postgres_session, "LEASE_WAIT_MS", 100)
-
-
-def is_clean(text: str) -> bool:
-    """Whether a text has one line and nothing of the password."""
-    return "\n" not in text and not any(piece in text for piece in (PASSWORD, "hunter2", "%40"))
-
-
-async def fails(store: Store) -> str:
-    """Return in which one line a write fails."""
-    with pytest.raises(StoreError) as caught:
-        await store.write([put_stream()])
-    told = "".join(traceback.format_exception(caught.value))
-    assert is_clean(str(caught.value)), str(caught.value)
-    assert "hunter2" not in told
-    return str(caught.value)
-
-
 async def refused(url: str) -> str:
     """Return in which one line an open is refused."""
     store = make_store(url)
@@ -81,10 +38,6 @@ async def refused(url: str) -> str:
         await store.open()
     assert is_clean(str(caught.value)), str(caught.value)
     return re.sub(r"//ada@127\.0\.0\.1:\d+/", "//ada@…/", str(caught.value))
-
-
-async def seqs(store: Store) -> list[int]:
-    return [event.seq for event in await store.events(KEY, EPOCH, -1, 10**9, 10**9)]
 
 
 # What cannot be a store.
@@ -245,240 +198,6 @@ async def test_durability_is_a_setting_of_the_session(postgres: Postgres, durabi
         database.close()
 
 
-# The lease.
-
-
-@pytest.mark.usefixtures("in_no_time")
-async def test_a_schema_serves_one_store(store: Store, postgres: Postgres, postgres_url: str) -> None:
-    """A second open of a schema fails with one line, the first goes on; another schema is another store."""
-    with pytest.raises(StoreLeased, match=r"^store postgresql://ada@[^\n]*netra: schema test_\d+ is in use by another"):
-        await make_store(postgres_url).open()
-    await store.write([put_stream()])
-    with postgres.schema("another") as url:
-        other = make_store(url)
-        await other.open()
-        assert await other.stream(KEY) is None
-        await other.close()
-
-
-async def test_a_killed_process_frees_the_schema(postgres_url: str) -> None:
-    """While another process has the store it is refused; as soon as that is killed, it opens."""
-    with running(HOLDER, postgres_url) as process:
-        assert line(process) == "open"
-        store = make_store(postgres_url)
-        with pytest.raises(StoreLeased):
-            await store.open()
-        process.kill()
-        process.wait()
-        await store.open()
-        await store.close()
-
-
-async def test_a_killed_writer_loses_nothing_it_told_of(postgres_url: str) -> None:
-    """After kill -9 amid writes every batch that was acknowledged is there, and no batch in part."""
-    with running(WRITER, postgres_url) as process:
-        while (told := int(line(process))) < 20:
-            pass
-        process.kill()
-        process.wait()
-    store = make_store(postgres_url)
-    await store.open()
-    found = await seqs(store)
-    await store.close()
-    assert found == list(range(len(found)))
-    assert len(found) % 50 == 0
-    assert len(found) >= (told + 1) * 50
-
-
-async def test_who_lost_the_lock_takes_it_again(through: Store, before: Proxy) -> None:
-    """A store whose sessions were all cut while it was idle goes on, without a single call that fails."""
-    await through.write([put_stream(), put_event(1)])
-    assert await seqs(through) == [1]
-    before.cut()
-    await through.write([put_event(2)])
-    assert await seqs(through) == [1, 2]
-
-
-@pytest.mark.parametrize("still_there", [True, False])
-@pytest.mark.usefixtures("in_no_time")
-async def test_who_was_deposed_never_writes_again(
-    through: Store, before: Proxy, postgres_url: str, still_there: bool
-) -> None:
-    """A store that lost the lock to another one cannot write or read any more, also when that one has ended."""
-    await through.write([put_stream(), put_event(1)])
-    before.cut(Fate.REFUSE)
-    await fails(through)
-    other = make_store(postgres_url)
-    await other.open()
-    await other.write([put_event(2, payload=b"of the new owner")])
-    if not still_there:
-        await other.close()
-    before.fate = Fate.PASS
-    for _ in range(2):
-        assert ("is in use by" if still_there else "has had this store meanwhile") in await fails(through)
-    if still_there:
-        assert await seqs(other) == [1, 2]
-        await other.close()
-        assert "has had this store meanwhile" in await fails(through)
-    with pytest.raises(StoreError, match="meanwhile"):
-        await through.ping()
-
-
-async def test_a_deposed_store_can_be_opened_again(through: Store, before: Proxy, postgres_url: str) -> None:
-    """Closed and opened anew, a deposed store is an owner like any other."""
-    before.cut(Fate.REFUSE)
-    await fails(through)
-    other = make_store(postgres_url)
-    await other.open()
-    await other.close()
-    before.fate = Fate.PASS
-    assert "meanwhile" in await fails(through)
-    await through.close()
-    await through.open()
-    await through.write([put_stream()])
-
-
-@pytest.mark.usefixtures("in_no_time")
-async def test_a_transaction_of_a_deposed_owner_cannot_be_committed(postgres: Postgres, postgres_url: str) -> None:
-    """What an owner had written when its session was ended by the server is not there, and another may come."""
-    old, new = PostgresSchema(postgres_url, "process"), make_store(postgres_url)
-    old.open()
-    with pytest.raises(StoreError), old.writing() as connection:
-        connection.execute(sa.text("INSERT INTO stream VALUES ('user:alice', 'old', 1, 0)"))
-        pid = connection.execute(sa.text("SELECT pg_backend_pid()")).scalar_one()
-        with postgres.connect() as operator:
-            operator.execute("SELECT pg_terminate_backend(%s, 5000)", [pid])
-        await new.open()
-    assert await new.stream(KEY) is None
-    await new.write([put_stream()])
-    with pytest.raises(StoreError, match="in use by another"), old.writing():
-        pass
-    old.close()
-    await new.close()
-
-
-# Failures while it is open.
-
-
-async def test_a_commit_of_unknown_fate_can_be_repeated(through: Store, before: Proxy) -> None:
-    """Cut before or after the COMMIT reached the server, a batch handed over again is there once."""
-    batch: list[Write] = [put_stream(), put_event(1, run_id="r"), put_thread(), put_message("m", "hello hello")]
-    for number, fate in enumerate([Fate.COMMIT_LOST, Fate.ANSWER_LOST], 1):
-        before.fate = fate
-        with pytest.raises(StoreError):
-            await through.write([*batch, put_event(number + 1)])
-        assert before.fate is Fate.PASS, "no COMMIT came through"
-        assert len(await seqs(through)) == (0 if fate is Fate.COMMIT_LOST else 3)
-        await through.write([*batch, put_event(number + 1)])
-        assert await seqs(through) == list(range(1, number + 2))
-    assert [row.message_id for row in await through.search(ALICE, "hello", 9)] == ["m"]
-
-
-@pytest.mark.parametrize("fate", [Fate.COMMIT_LOST, Fate.ANSWER_LOST])
-async def test_a_trim_of_unknown_fate_is_told(through: Store, before: Proxy, fate: Fate) -> None:
-    """When the removal of old events fails or seems to, streams say up to where before anybody can miss one."""
-    await through.write([put_stream(), *(put_event(seq) for seq in range(1, 6))])
-    before.commits = 0
-
-    async with trio.open_nursery() as nursery:
-
-        async def spoil_the_second() -> None:
-            while before.commits < 1:
-                await trio.sleep(0)
-            before.fate = fate
-
-        nursery.start_soon(spoil_the_second)
-        assert await through.trim(5.0) == {KEY: 5}
-    row = await through.stream(KEY)
-    assert row is not None
-    assert row.trimmed == 5
-    with pytest.raises(StoreError):
-        await through.trim(5.0)
-    while await through.trim(5.0):
-        pass
-    assert await seqs(through) == []
-
-
-async def test_silence_is_given_up(through: Store, before: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
-    """When nothing comes any more on open connections, calls fail after their time; then the store goes on."""
-    await through.write([put_stream()])
-    await seqs(through)
-    monkeypatch.setattr(Session, "patience_s", 0.5)
-    before.fate = Fate.SILENCE
-    assert "no answer within 0.5 s" in await fails(through)
-    with pytest.raises(StoreError, match=r"no answer within 0\.5 s"):
-        await through.ping()
-    # The server still has the sessions, and the lock with them: they are not those of another owner.
-    before.fate = Fate.PASS
-    await through.write([put_event(1)])
-    assert await seqs(through) == [1]
-
-
-async def test_a_statement_that_takes_too_long_is_ended(postgres: Postgres) -> None:
-    """The server ends a statement after its time, and the lease is not lost by it."""
-    with postgres.schema("slow"):
-        database = PostgresSchema(postgres.url("slow", options="-cstatement_timeout=100"), "process")
-        database.open()
-        with database.writing() as connection:
-            pid = connection.exec_driver_sql("SELECT pg_backend_pid()").scalar()
-        with pytest.raises(StoreError, match="statement timeout"), database.writing() as connection:
-            connection.exec_driver_sql("SELECT pg_sleep(60)")
-        with database.writing() as connection:
-            assert connection.exec_driver_sql("SELECT pg_backend_pid()").scalar() == pid
-        database.close()
-
-
-async def test_a_lock_of_somebody_else_is_not_waited_for_long(postgres: Postgres) -> None:
-    """A table that an operator has locked makes writes fail, not hang; then they work."""
-    with postgres.schema("locked"):
-        store = make_store(postgres.url("locked", options="-clock_timeout=100"))
-        await store.open()
-        with postgres.connect() as operator, operator.transaction():
-            operator.execute("LOCK TABLE locked.stream")
-            with pytest.raises(StoreError, match="lock timeout"):
-                await store.write([put_stream()])
-        await store.write([put_stream()])
-        await store.close()
-
-
-async def test_a_restarted_server_is_used_again(fragile_postgres: Postgres) -> None:
-    """While the server is down calls fail with one line; when it is back, in order or after a crash, they work."""
-    with fragile_postgres.schema("restarted") as url:
-        await _restart_twice(fragile_postgres, make_store(url))
-
-
-async def _restart_twice(fragile_postgres: Postgres, store: Store) -> None:
-    await store.open()
-    for number, how in enumerate([signal.SIGINT, signal.SIGQUIT], 1):
-        await store.write([put_stream(), put_event(number)])
-        fragile_postgres.stop(how)
-        assert "onnection refused" in await fails(store)
-        with pytest.raises(StoreError, match=r"^store [^\n]*refused[^\n]*$"):
-            await store.ping()
-        fragile_postgres.start()
-        await store.write([put_event(number + 10)])
-        assert len(await seqs(store)) == 2 * number
-    fragile_postgres.stop()
-    await store.close()
-    fragile_postgres.start()
-
-
-async def test_a_server_that_hangs_holds_nobody(fragile_postgres: Postgres, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While all processes of the server stand still calls fail after their time; when they go on, so does the store."""
-    monkeypatch.setattr(Session, "patience_s", 0.5)
-    with fragile_postgres.schema("frozen") as url:
-        store = make_store(f"{url}&connect_timeout=2")
-        await store.open()
-        await store.write([put_stream(), put_event(1)])
-        with fragile_postgres.frozen():
-            assert "no answer" in await fails(store)
-            with pytest.raises(StoreError):
-                await store.ping()
-        await store.write([put_event(2)])
-        assert await seqs(store) == [1, 2]
-        await store.close()
-
-
 async def test_many_opens_leave_nothing(postgres_url: str) -> None:
     """Each open and close, also a refused one, gives back every file descriptor."""
     counts = []
@@ -493,22 +212,6 @@ async def test_many_opens_leave_nothing(postgres_url: str) -> None:
             await make_store(postgres_url.replace("/netra?", "/other?")).open()
         counts.append(len(list(Path("/proc/self/fd").iterdir())))
     assert len(set(counts[1:])) == 1
-
-
-def test_a_session_that_ended_while_idle_is_noticed(postgres: Postgres) -> None:
-    """An idle session that the server has ended is told from one that is alive without a round trip."""
-    from netra_ws.history.stores.postgres import _parameters
-    from netra_ws.history.stores.postgres_session import check_alive, connect
-
-    session = connect(_parameters(postgres.url()))
-    check_alive(session)
-    with postgres.connect() as operator:
-        operator.execute("SELECT pg_terminate_backend(%s, 5000)", [session.info.backend_pid])
-    with pytest.raises(sa.exc.DisconnectionError):
-        check_alive(session)
-    with pytest.raises(psycopg.Error):
-        session.execute("SELECT 1")
-    session.close()
 
 
 def test_the_store_is_told_by_its_name(postgres: Postgres) -> None:
