@@ -14,9 +14,10 @@ from netra_ws.errors import ConfigError, StoreError
 from netra_ws.history.opening import make_store
 from netra_ws.history.stores.contract import Durability, Store
 from netra_ws.history.stores.postgres import PostgresSchema
+from netra_ws.history.stores.postgres_session import Lease
 from netra_ws.history.stores.sql import SqlStore
 from tests.contract.rows import ALICE, put_event, put_message, put_stream, put_thread
-from tests.postgres import Postgres
+from tests.postgres import PASSWORD, Postgres
 
 from .postgres_kit import is_clean
 
@@ -106,6 +107,7 @@ def test_nothing_shows_the_password(postgres: Postgres) -> None:
     """The repr of a store, made for a log line, says where it is and not how one gets in."""
     store = make_store(postgres.url())
     assert repr(store) == f"<SqlStore on <PostgresSchema 'postgresql://ada@127.0.0.1:{postgres.port}/netra'>>"
+    assert "hunter2" not in repr(Lease({"password": PASSWORD}))
 
 
 # What is kept.
