@@ -80,7 +80,11 @@ def _make_parser() -> argparse.ArgumentParser:
     serve.add_argument("--host", metavar="H", help="address to listen on")
     serve.add_argument("--port", type=int, metavar="P", help="port to listen on; 0 picks one")
     serve.add_argument("--agent", action="append", metavar="MODULE:NAME", help="an agent of your own; repeatable")
-    serve.add_argument("--store", metavar="URL", help="where threads and events are kept")
+    serve.add_argument(
+        "--store",
+        metavar="URL",
+        help="where threads and events are kept: sqlite:///file.db, memory: or postgresql+psycopg://…",
+    )
     _add_environment(serve)
     token = command("token", _token_command, "Print a token signed with auth.secret.")
     token.add_argument("--user", required=True, metavar="U", help="whose token it is")

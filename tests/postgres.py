@@ -73,6 +73,10 @@ class Postgres:
             "listen_addresses": "127.0.0.1",
             "unix_socket_directories": self.folder,
             "fsync": "off",
+            "full_page_writes": "off",
+            "wal_level": "minimal",
+            "max_wal_senders": 0,
+            "autovacuum": "off",
             "max_connections": 50,
             "shared_buffers": "32MB",
         }
@@ -152,7 +156,7 @@ def server(binaries: Path) -> Iterator[Postgres]:
         if os.geteuid() == 0:
             os.chown(folder, _NOBODY, _NOBODY)
             os.chown(password, _NOBODY, _NOBODY)
-        command = [binaries / "initdb", "-D", folder / "data", "-U", USER, "--pwfile", password, "--auth=scram-sha-256"]
+        command = [binaries / "initdb", "-D", folder / "data", "-U", USER, "--pwfile", password, "--auth=password"]
         options = ["--encoding=UTF8", "--locale=C.UTF-8", "--no-sync"]
         subprocess.run([*command, *options], check=True, capture_output=True, **_user())
         postgres = Postgres(folder, binaries, _free_port())

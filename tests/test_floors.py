@@ -36,6 +36,8 @@ ONLY = {
     "wsproto": {"wire", "client"},
     "prometheus_client": {"pages"},
     "sqlalchemy": {"history"},
+    "alembic": {"history"},
+    "psycopg": {"history"},
     "jwt": {"access"},
 }
 WITHOUT_TRIO = {"errors", "identity", "signals", "protocol", "access", "settings"}

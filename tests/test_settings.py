@@ -425,6 +425,7 @@ class TestSecretsAreMasked:
             ("redis://h:6379/0", "redis://h:6379/0"),
             ("redis://u:p@ss:/w@h:1/0", "redis://u:***@h:1/0"),
             ("postgresql://h/db?user=u&password=p&x=1", "postgresql://h/db?user=u&password=***&x=1"),
+            ("postgresql+psycopg://u:p%40@h:1,i:2/db?options=-c", "postgresql+psycopg://u:***@h:1,i:2/db?options=-c"),
         ],
     )
     def test_urls(self, url: str, masked: str) -> None:
@@ -463,7 +464,6 @@ class TestProblems:
             ("auth.algorithms", ["RS256"]),
             ("auth.algorithms", []),
             ("backplane.url", "redis://h"),
-            ("store.url", "postgresql+psycopg://h/db"),
             ("llm.base_url", "http://h/v1"),
             ("llm.model", "m"),
             ("llm.api_key", "k"),

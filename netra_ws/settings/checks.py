@@ -67,7 +67,6 @@ def _not_available(settings: Settings) -> Iterator[str]:
         "auth.jwks_url": auth.jwks_url is not None,
         "auth.jwks_file": auth.jwks_file is not None,
         "auth.algorithms other than HS256": auth.algorithms != ("HS256",),
-        "store.url for PostgreSQL": settings.store.url.startswith("postgresql"),
         "backplane.url other than local:": settings.backplane.url != "local:",
         "llm.base_url": llm.base_url is not None,
         "llm.model": llm.model is not None,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -183,16 +182,15 @@ async def test_a_retryable_error_is_not_remembered(server: StartServer) -> None:
         assert (await client.ask("chat", content="y", agent="echo", thread_id="b", id="retry"))["type"] == "ack"
 
 
-async def test_starts_are_remembered_across_a_restart(server: StartServer, tmp_path: Path) -> None:
+async def test_starts_are_remembered_across_a_restart(server: StartServer, store_url: str) -> None:
     """The id of a command that started a run still names that run after the server was started anew."""
-    url = f"sqlite:///{tmp_path / 'a.db'}"
-    running = await server(store__url=url)
+    running = await server(store__url=store_url)
     async with connect(running) as client:
         first = await client.ask("chat", content="once", agent="echo", id="same")
         await client.until("agent_completed")
     await running.drain(0)
     await running.store.close()
-    again = await server(store__url=url)
+    again = await server(store__url=store_url)
     async with connect(again) as client:
         repeat = await client.ask("chat", content="once", agent="echo", id="same")
         assert (repeat["run_id"], repeat["message_id"]) == (first["run_id"], first["message_id"])

@@ -207,17 +207,16 @@ async def test_a_position_that_the_store_has_left_behind(server: StartServer, mo
         assert replayed == seen[-29:]
 
 
-async def test_a_restart_keeps_threads_and_messages(server: StartServer, tmp_path: Path) -> None:
+async def test_a_restart_keeps_threads_and_messages(server: StartServer, store_url: str) -> None:
     """After a restart on the same store threads, messages, search and the log's epoch are there."""
-    url = f"sqlite:///{tmp_path / 'a.db'}"
-    running = await server(store__url=url)
+    running = await server(store__url=store_url)
     async with connect(running) as client:
         ack = await client.ask("chat", content="remember the purple elephant", agent="echo", thread_id="t")
         seen = [e for e in await client.until("agent_completed") if "seq" in e]
         epoch = client.welcome["stream"]["epoch"]
     await running.drain(0)
     await running.store.close()
-    again = await server(store__url=url)
+    again = await server(store__url=store_url)
     async with connect(again, path=f"/ws?resume={epoch}:{seen[0]['seq']}") as client:
         assert client.welcome["resumed"] is True
         replayed = [e for e in await client.until("replay_completed") if "seq" in e]

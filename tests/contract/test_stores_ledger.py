@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from random import Random
+
 import pytest
 
 from netra_ws.history.stores.contract import (
@@ -16,7 +18,7 @@ from netra_ws.history.stores.contract import (
     ThreadRow,
 )
 
-from .rows import ALICE, BOB, message, put_message, put_run, put_thread, run
+from .rows import ALICE, BOB, EPOCH, message, put_event, put_message, put_run, put_stream, put_thread, run
 
 #: User ids and texts that an engine or a query could take for something else.
 AWKWARD = [
@@ -260,3 +262,24 @@ async def test_users_share_nothing(store: Store) -> None:
     assert await store.count_threads("nobody") == 0
     assert await store.threads("Alice", 9, None) == []
     assert await store.search("alice%", "hello", 9) == []
+
+
+async def test_the_longest_names_are_kept(store: Store) -> None:
+    """Users, commands and ids of the greatest length that anybody may give them are kept and found."""
+    draw = Random(1)
+    user_id, command_id = ("".join(chr(draw.randrange(0x10000, 0x110000)) for _ in range(256)) for _ in range(2))
+    key, ids = f"user:{user_id}", "".join(draw.choices("abcdefghijklmnopqrstuvwxyz0123456789", k=128))
+    names = {"user_id": user_id, "thread_id": ids, "run_id": ids}
+    await store.write(
+        [
+            put_stream(key),
+            put_event(1, key=key, run_id=ids),
+            put_thread(user_id, ids),
+            put_run(**names, command_id=command_id),
+            put_message(ids, "hello", **names),
+        ]
+    )
+    assert [event.seq for event in await store.run_events(key, EPOCH, ids)] == [1]
+    assert await store.run_of_command(user_id, command_id) is not None
+    assert [row.message_id for row in await store.messages(user_id, ids, 9, None, 9)] == [ids]
+    assert [row.message_id for row in await store.search(user_id, "hello", 9)] == [ids]

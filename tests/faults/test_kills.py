@@ -8,6 +8,7 @@ import random
 import signal
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -78,10 +79,10 @@ class Killable:
 
 
 @asynccontextmanager
-async def killable(path: Path) -> AsyncIterator[Killable]:
-    with path.with_suffix(".log").open("ab") as log:
+async def killable(url: str, log_file: Path) -> AsyncIterator[Killable]:
+    with log_file.open("ab") as log:
         zygote = await trio.lowlevel.open_process(
-            [sys.executable, "-m", f"{__package__}.zygote", f"sqlite:///{path}", SECRET],
+            [sys.executable, "-m", f"{__package__}.zygote", url, SECRET],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log,
@@ -249,29 +250,38 @@ class Campaign:
             del self.sent[command_id]
 
 
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
+def store_urls(request: pytest.FixtureRequest, tmp_path: Path) -> list[str]:
+    """Stores, one for each campaign."""
+    if request.param == "postgres":
+        return [request.getfixturevalue("postgres_url")]
+    return [f"sqlite:///{tmp_path / str(number)}.db" for number in range(CAMPAIGNS)]
+
+
 @pytest.mark.heavy
-async def test_kill_9_at_any_moment(tmp_path: Path) -> None:
+async def test_kill_9_at_any_moment(store_urls: list[str], tmp_path: Path) -> None:
     """However often a server is killed, in whatever it does: runs end, events are kept and commands happen once."""
     seed = random.randrange(2**32)
     print(f"seed {seed}")
-    moments: dict[str, int] = {}
+    moments: Counter[str] = Counter()
+    kills = -(-KILLS // CAMPAIGNS)
     events = 0
 
-    async def campaign(number: int) -> None:
+    async def campaign(number: int, url: str) -> None:
         nonlocal events
-        path = tmp_path / f"{number}.db"
-        async with killable(path) as server:
+        log = tmp_path / f"{number}.log"
+        async with killable(url, log) as server:
             life = Campaign(server, random.Random(seed + number))
-            await life.go(-(-KILLS // CAMPAIGNS))
-        for moment, count in life.moments.items():
-            moments[moment] = moments.get(moment, 0) + count
+            await life.go(kills)
+        moments.update(life.moments)
         events += len(life.log)
-        assert "Traceback" not in path.with_suffix(".log").read_text()
+        assert "Traceback" not in log.read_text()
 
     began = trio.current_time()
     async with trio.open_nursery() as nursery:
-        for number in range(CAMPAIGNS):
-            nursery.start_soon(campaign, number)
-    print(f"{sum(moments.values())} kills {moments}, {events} events, {trio.current_time() - began:.1f} s")
-    assert sum(moments.values()) >= KILLS
-    assert moments.keys() == {"work", "recovery", "drain"}
+        for number, url in enumerate(store_urls):
+            nursery.start_soon(campaign, number, url)
+    print(f"{moments.total()} kills {dict(moments)}, {events} events, {trio.current_time() - began:.1f} s")
+    assert moments.total() >= kills * len(store_urls)
+    if len(store_urls) == CAMPAIGNS:
+        assert moments.keys() == {"work", "recovery", "drain"}

@@ -72,8 +72,18 @@ def test_anything_else_is_refused_in_one_line(url: str) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["postgresql", "postgresql+psycopg"])
-def test_postgresql_is_not_there_yet(scheme: str) -> None:
-    """PostgreSQL is refused as not available yet, and the password in the URL is not repeated."""
-    with pytest.raises(ConfigError, match="not available yet") as caught:
-        make_store(f"{scheme}://user:secret@host/db")
+def test_postgresql_has_two_names(scheme: str) -> None:
+    """PostgreSQL is found by its own name and by that of its driver, and shows where it is without the password."""
+    pytest.importorskip("psycopg")
+    store = make_store(f"{scheme}://user:secret@host:5/db", durability="power")
+    assert store.name == "postgres"
+    assert "postgresql://user@host:5/db" in repr(store)
+    assert "secret" not in repr(store)
+
+
+def test_postgresql_without_its_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where psycopg is not installed, one line says how to get it, and nothing of the URL."""
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    with pytest.raises(ConfigError, match=r"^store\.url: [^\n]*pip install 'netra_ws\[postgres\]'$") as caught:
+        make_store("postgresql://user:secret@host/db")
     assert "secret" not in str(caught.value)

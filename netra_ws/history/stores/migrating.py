@@ -34,7 +34,7 @@ def prepare(connection: sa.Connection) -> None:
             raise _newer(found)
     elif _FORMER in tables:
         number = connection.scalar(sa.select(sa.column("version")).select_from(sa.table(_FORMER)))
-        found = f"{number:04}"
+        found = None if number is None else f"{number:04}"
         if found != "0001":
             raise _newer(found)
     elif tables:
@@ -48,10 +48,10 @@ def _newer(found: object) -> StoreError:
 
 def _upgrade(connection: sa.Connection, *, adopt: bool) -> None:
     # Imported here: it takes longer than all the rest of a start, and is needed once in the life of a version.
+    logging.getLogger("alembic").setLevel(logging.WARNING)  # the import is some lines of INFO, each step another
     from alembic import command
     from alembic.config import Config
 
-    logging.getLogger("alembic").setLevel(logging.WARNING)  # each step is a line of INFO
     config = Config(attributes={"connection": connection})
     config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
     if adopt:

@@ -8,6 +8,7 @@ host's name is bounded by the system's resolver.
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, cast
 
@@ -19,7 +20,7 @@ from netra_ws.errors import ConfigError, StoreError, StoreLeased
 
 from .contract import Durability
 from .migrating import prepare
-from .postgres_session import MIGRATION_S, SILENCE_S, Lease, Session, check_alive, connect
+from .postgres_session import MIGRATION_S, Lease, Session, check_alive, connect
 
 #: Sessions that only read; each read is one statement.
 READERS = 4
@@ -142,7 +143,7 @@ def _patience(connection: sa.Connection) -> Iterator[None]:
     try:
         yield
     finally:
-        session.patience_s = SILENCE_S
+        del session.patience_s
 
 
 def _session(connection: sa.Connection) -> Session:
@@ -152,14 +153,23 @@ def _session(connection: sa.Connection) -> Session:
 
 def _parameters(url: str) -> Mapping[str, Any]:
     """Return what libpq understands of *url*, for its functions only: the password is in it."""
+    _, _, rest = url.partition("://")
+    # A sign of the password that was not encoded makes libpq take a piece of it for a host, port or name,
+    # which errors show.
+    authority, _, path = rest.partition("/")
     try:
-        return psycopg.conninfo.conninfo_to_dict(url.replace("postgresql+psycopg://", "postgresql://", 1))
+        if authority.count("@") > 1 or "@" in path.partition("?")[0] or not rest:
+            raise psycopg.ProgrammingError
+        where = psycopg.conninfo.conninfo_to_dict(f"postgresql://{rest}")
+        if not re.fullmatch(r"[\d,]*", str(where.get("port", ""))):
+            raise psycopg.ProgrammingError
     except psycopg.Error:
-        # libpq's own words may repeat any piece of the URL.
+        # Nor libpq's own words, which may repeat any piece of the URL.
         raise ConfigError(
             "store.url: not a connection URI of PostgreSQL, as in postgresql+psycopg://user:password@host:5432/database;"
             " signs like @ : / ? # % in a name or password have to be percent-encoded"
         ) from None
+    return where
 
 
 def _place(where: Mapping[str, Any]) -> str:

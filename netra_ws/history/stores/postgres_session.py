@@ -121,7 +121,7 @@ class Lease:
     server had the store meanwhile, which would have used the same numbers for other events.
     """
 
-    where: Mapping[str, Any]
+    where: Mapping[str, Any] = attrs.field(repr=False)  # the password is in it
     _session: Session | None = None
     _holder: tuple[Any, ...] | None = None
     _generation: int | None = None

@@ -87,6 +87,7 @@ class SqlStore:
             async with self._alone():
                 if self._open:
                     self._open = False
+                    self._trimmed_to, self._unremoved = "", None
                     await trio.to_thread.run_sync(self._database.close, limiter=trio.CapacityLimiter(1))
 
     @property

@@ -59,9 +59,9 @@ async def store(path: Path) -> AsyncIterator[Store]:
 
 
 @contextlib.contextmanager
-def running(program: str, path: Path) -> Iterator[subprocess.Popen[str]]:
-    """Run *program* on the store at *path* in another process, killed on the way out."""
-    command = [sys.executable, "-c", program, f"sqlite:///{path}"]
+def running(program: str, url: str) -> Iterator[subprocess.Popen[str]]:
+    """Run *program* on the store of *url* in another process, killed on the way out."""
+    command = [sys.executable, "-c", program, url]
     root = Path(__file__).parents[3]
     with subprocess.Popen(command, cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         try:
@@ -95,7 +95,7 @@ async def test_an_open_store_cannot_be_opened_again(store: Store) -> None:
 
 async def test_a_killed_process_frees_the_file(path: Path) -> None:
     """While another process has the store it is refused; as soon as that is killed, it opens."""
-    with running(HOLDER, path) as process:
+    with running(HOLDER, f"sqlite:///{path}") as process:
         assert line(process) == "open"
         store = make_store(f"sqlite:///{path}")
         with pytest.raises(StoreLeased):
@@ -108,7 +108,7 @@ async def test_a_killed_process_frees_the_file(path: Path) -> None:
 
 async def test_a_killed_writer_loses_nothing_it_told_of(path: Path) -> None:
     """After kill -9 amid writes every batch that was acknowledged is there, and no batch in part."""
-    with running(WRITER, path) as process:
+    with running(WRITER, f"sqlite:///{path}") as process:
         while (told := int(line(process))) < 20:
             pass
         process.kill()

@@ -1,10 +1,11 @@
-"""Two drivers, one behaviour: whatever is written, SQLite answers as the plain dictionaries do."""
+"""Three drivers, one behaviour: whatever is written, SQLite and PostgreSQL answer as the plain dictionaries do."""
 
 from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
 
+import pytest
 import trio
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -26,6 +27,7 @@ from netra_ws.history.stores.contract import (
     Store,
     Write,
 )
+from tests.postgres import Postgres
 
 USERS = ("alice", "o'%brien")
 KEYS = ("user:alice", "job:1")
@@ -123,31 +125,40 @@ async def ledger_of(store: Store, user_id: str) -> list[object]:
     return seen
 
 
-async def same_answers(plan: Sequence[list[Write] | float]) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        memory, sqlite = make_store("memory:"), make_store(f"sqlite:///{folder}/netra_ws.db")
-        stores = (memory, sqlite)
+async def same_answers(plan: Sequence[list[Write] | float], url: str) -> None:
+    memory, sql = make_store("memory:"), make_store(url)
+    stores = (memory, sql)
+    for store in stores:
+        await store.open()
+    try:
+        for step in plan:
+            if isinstance(step, float):
+                assert await memory.trim(step) == await sql.trim(step)
+            else:
+                await memory.write(step)
+                await sql.write(step)
+        assert await log_of(memory) == await log_of(sql)
+        for user_id in USERS:
+            assert await ledger_of(memory, user_id) == await ledger_of(sql, user_id)
+        for limit in (2, 99):
+            assert await memory.unfinished_runs(limit) == await sql.unfinished_runs(limit)
+    finally:
         for store in stores:
-            await store.open()
-        try:
-            for step in plan:
-                if isinstance(step, float):
-                    assert await memory.trim(step) == await sqlite.trim(step)
-                else:
-                    await memory.write(step)
-                    await sqlite.write(step)
-            assert await log_of(memory) == await log_of(sqlite)
-            for user_id in USERS:
-                assert await ledger_of(memory, user_id) == await ledger_of(sqlite, user_id)
-            for limit in (2, 99):
-                assert await memory.unfinished_runs(limit) == await sqlite.unfinished_runs(limit)
-        finally:
-            for store in stores:
-                await store.close()
+            await store.close()
 
 
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(steps)
 def test_sqlite_answers_like_memory(plan: list[list[Write] | float]) -> None:
-    """After any batches and trims, every read of the one driver gives what it gives of the other."""
-    trio.run(same_answers, plan)
+    """After any batches and trims, every read of SQLite gives what it gives of the dictionaries."""
+    with tempfile.TemporaryDirectory() as folder:
+        trio.run(same_answers, plan, f"sqlite:///{folder}/netra_ws.db")
+
+
+@pytest.mark.postgres
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(plan=steps)
+def test_postgresql_answers_like_memory(postgres: Postgres, plan: list[list[Write] | float]) -> None:
+    """After any batches and trims, every read of PostgreSQL gives what it gives of the dictionaries."""
+    with postgres.schema("like_memory") as url:
+        trio.run(same_answers, plan, url)
