@@ -16,6 +16,7 @@ import sys
 import trio
 
 from netra_ws import Run, Settings, open_server
+from netra_ws.history.opening import make_store
 
 
 async def worker(run: Run) -> str:
@@ -58,6 +59,7 @@ async def serve(url: str, secret: str) -> None:
 
 def main(url: str, secret: str) -> None:
     """Start, kill and wait as told."""
+    make_store(url)  # imports its driver, once for all
     for line in sys.stdin:
         word, _, number = line.strip().partition(" ")
         if word == "start":
