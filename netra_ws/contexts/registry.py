@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextvars
-import secrets
+import random
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -88,6 +88,7 @@ class Registry:
     Attributes:
         draining: Whether no new connection and no new run is taken.
         commands: How often each command was answered, by type and code.
+        random: From 0 (inclusive) to 1 (exclusive): spreads clients over the time after a drain.
     """
 
     policy: ContextPolicy
@@ -97,6 +98,7 @@ class Registry:
     commands: Counter[tuple[str, str]] = attrs.field(factory=Counter)
     runs: RunCounts = attrs.field(factory=RunCounts)
     recent: Recent = attrs.field(factory=Recent)
+    random: Callable[[], float] = random.random
     memories: Memories = attrs.field(init=False)
     seats: int = 0
     _contexts: dict[str, UserContext] = attrs.field(factory=dict)
@@ -259,7 +261,7 @@ class Registry:
             finalise_s: Seconds after a cancel until a run is sealed.
         """
         self.draining = True
-        reconnect_after_ms = 500 + secrets.randbelow(1500)
+        reconnect_after_ms = 500 + int(self.random() * 1500)
         for context in self:
             for connection in list(context.connections.values()):
                 connection.tell(Draining(reconnect_after_ms=reconnect_after_ms, deadline_s=patience_s))
