@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os.path
 from collections.abc import Sequence
 
 from netra_ws.protocol.codec import Heard
@@ -97,7 +98,8 @@ def check_no_gap_no_double(heard: Sequence[Heard], witness: Sequence[Heard], *, 
         heard: What the reader got, over all of its connections (``session.events()``).
         witness: What there was: ``await server.recorded(user)``, or what an undisturbed reader heard.
         skipping: Whether pieces of texts may be missing where a ``full`` replaces them, as for a
-            reader who was away for longer than the memory ring holds (``history.ring_events``).
+            reader who was away for longer than the memory ring holds (``history.ring_events``): until
+            that ``full``, such a reader may see a text with a hole.
 
     Raises:
         AssertionError: The text says where.
@@ -122,7 +124,7 @@ def texts(heard: Sequence[Heard], *, skipping: bool = False) -> dict[str, str]:
 
     Raises:
         AssertionError: The pieces of a message or thought are not what its ``full`` says; with
-            *skipping*, they are not even its beginning.
+            *skipping*, they are no part of it.
     """
     said: dict[str, str] = {}
     thoughts: dict[str, str] = {}
@@ -139,9 +141,22 @@ def texts(heard: Sequence[Heard], *, skipping: bool = False) -> dict[str, str]:
         else:
             continue
         if event.phase == "full" and before:
-            same = after.startswith(before) if skipping else after == before
-            assert same, f"{number(one)}: the pieces make {before!r}, the whole is {after!r}"
+            fits = _is_part(before, after) if skipping else before == after
+            assert fits, f"{number(one)}: {_difference(before, after)}"
     return said
+
+
+def _is_part(pieces: str, whole: str) -> bool:
+    """Whether *pieces* is *whole* with parts left out."""
+    rest = iter(whole)
+    return all(character in rest for character in pieces)
+
+
+def _difference(pieces: str, whole: str) -> str:
+    at = len(os.path.commonprefix((pieces, whole)))
+    around = slice(max(0, at - 20), at + 20)
+    sizes = f"the pieces make {len(pieces)} characters, the whole has {len(whole)}"
+    return f"{sizes}; they differ at {at}: {pieces[around]!r}, {whole[around]!r}"
 
 
 def is_durable(heard: Heard) -> bool:

@@ -28,8 +28,8 @@ Kind = Literal[
 ]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
-#: Longest store outage of a plan, in seconds; longest fault of a link.
-_OUTAGE_S = 5.0
+#: How long faults of a plan last, in seconds: on average, and at most. Most are short, so that much happens.
+_MEAN_S = 2.0
 _LINK_S = 20.0
 
 
@@ -77,7 +77,7 @@ def plan(seed: int, name: str, rate: float, kinds: Sequence[Kind]) -> Iterator[P
             delay_s=dice.expovariate(rate),
             kind=dice.choice(kinds),
             towards=dice.choice(("client", "server", "both")),
-            seconds=round(dice.uniform(0.05, _LINK_S), 3),
+            seconds=round(min(_LINK_S, 0.05 + dice.expovariate(1 / _MEAN_S)), 3),
             count=dice.choice((1, 2, 3, dice.randint(1, 30), dice.randint(1, 400))),
         )
 
@@ -175,10 +175,9 @@ class Faults:
         }
         for each in planned:
             await trio.sleep(each.delay_s)
-            seconds = each.seconds / _LINK_S * _OUTAGE_S
-            self._note("store", f"{each.kind.removeprefix('store.')} seconds={seconds:g}")
+            self._note("store", f"{each.kind.removeprefix('store.')} seconds={each.seconds:g}")
             turns[each.kind]()
-            await trio.sleep(seconds)
+            await trio.sleep(each.seconds)
             self.store.recover()
 
 
