@@ -30,7 +30,7 @@ class Ground:
         self._children = frozenset(children())
 
     def leftovers(self) -> Iterator[str]:
-        """Say what is left right now, a line for each thing."""
+        """Say what of the server is left right now, a line for each thing."""
         registry = self.server.registry
         for context in registry:
             yield f"the context of user {context.user_id!r} is {context.state.name.lower()}"
@@ -45,6 +45,9 @@ class Ground:
         for task in self._living():
             if task not in self._tasks:
                 yield f"task {task.name}"
+
+    def processes(self) -> Iterator[str]:
+        """Say which child processes are left right now; looks through ``/proc``, so not to be asked all the time."""
         for pid in sorted(set(children()) - self._children):
             yield f"child process {pid}: {_command(pid)}"
 

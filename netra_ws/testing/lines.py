@@ -6,6 +6,7 @@ direction. Lanes are bounded, as the buffers of a system are, so a reader that d
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Literal
@@ -76,18 +77,31 @@ class Lane:
         with self._alone("_writer_busy", "sending"):
             await trio.lowlevel.checkpoint()
             rest = bytes(data)
-            while True:
-                if self.ended:
-                    raise trio.ClosedResourceError("this end was closed")
-                if self._gone or (self.left and not self.silent):
-                    raise trio.BrokenResourceError("the connection was reset")
-                if not rest:
-                    return
-                if room := self.capacity - len(self._waiting):
-                    piece, rest = rest[:room], rest[room:]
-                    self._put(piece)
-                else:
-                    await self._changed.wait()
+            self._check_writable()
+            while rest:
+                room = await self._room()
+                piece, rest = rest[:room], rest[room:]
+                self._put(piece)
+                self._check_writable()
+
+    async def wait_for_room(self) -> None:
+        """Wait until a byte could be sent, or an error would come of it."""
+        with self._alone("_writer_busy", "sending"):
+            await trio.lowlevel.checkpoint()
+            await self._room()
+
+    async def _room(self) -> int:
+        self._check_writable()
+        while not (room := self.capacity - len(self._waiting)):
+            await self._changed.wait()
+            self._check_writable()
+        return room
+
+    def _check_writable(self) -> None:
+        if self.ended:
+            raise trio.ClosedResourceError("this end was closed")
+        if self._gone or (self.left and not self.silent):
+            raise trio.BrokenResourceError("the connection was reset")
 
     def _put(self, piece: bytes) -> None:
         starts = self._boundaries.follow(piece)
@@ -102,8 +116,11 @@ class Lane:
             if not self._still_passes:
                 self.on_cut()
 
-    def end(self) -> None:
-        """Say that nothing follows."""
+    def end(self, *, alone: bool = False) -> None:
+        """Say that nothing follows; *alone* says that nobody may be sending meanwhile."""
+        if alone:
+            with self._alone("_writer_busy", "sending"):
+                pass
         self.ended = True
         self.change()
 
@@ -111,6 +128,8 @@ class Lane:
 
     async def receive(self, most: int | None) -> bytes:
         """Return what has arrived, at most *most* bytes; nothing at the end."""
+        if most is not None and operator.index(most) < 1:
+            raise ValueError("at least one byte has to be asked for")
         with self._alone("_reader_busy", "receiving"):
             await trio.lowlevel.checkpoint()
             while True:
@@ -173,10 +192,12 @@ class LineEnd(trio.abc.HalfCloseableStream):
         await self._out.send(data)
 
     async def wait_send_all_might_not_block(self) -> None:
-        await trio.lowlevel.checkpoint()
+        await self._out.wait_for_room()
 
     async def send_eof(self) -> None:
-        self._out.end()
+        if self.closed:
+            raise trio.ClosedResourceError("this end was closed")
+        self._out.end(alone=True)
         await trio.lowlevel.checkpoint()
 
     async def aclose(self) -> None:

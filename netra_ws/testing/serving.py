@@ -172,6 +172,9 @@ class MemoryServer:
         Contexts, runs, seats, tasks of the server and system tasks, child processes, connections that
         the server has not closed. Empty when everybody has gone and nothing was left behind.
         """
+        return [*self._inside(), *self._ground.processes()]
+
+    def _inside(self) -> list[str]:
         open_lines = [line for link in self.faults.links.values() for line in link.unclosed]
         return [*self._ground.leftovers(), *(f"connection {line.name} is not closed" for line in open_lines)]
 
@@ -185,14 +188,14 @@ class MemoryServer:
             AssertionError: Something is left; the text names it.
         """
         with trio.move_on_after(within_s):
-            while self.leaks():  # noqa: ASYNC110  (nobody tells when the last of it is gone)
+            while self._inside():  # noqa: ASYNC110  (nobody tells when the last of it is gone)
                 await trio.sleep(0.05)
         # Processes die by the system's clock, which a virtual one has outrun.
         for _ in range(20):
-            if not self.leaks():
+            if not (left := self.leaks()):
                 return
             await trio.to_thread.run_sync(_NEVER.wait, 0.05)
-        raise AssertionError("left behind:\n  " + "\n  ".join(self.leaks()))
+        raise AssertionError("\n  ".join(["left behind:", *left]))
 
 
 def unix_now() -> float:

@@ -20,11 +20,11 @@ async def talker(run: Run) -> str:
 
 
 async def gusher(run: Run) -> str:
-    """Think and speak in gusts of hundreds of pieces, so that a reader falls behind."""
+    """Think and speak in gusts of a hundred pieces, so that a reader falls behind."""
     for gust in range(4):
-        for number in range(150):
+        for number in range(70):
             await run.think(f"{gust}:{number};", delta=True)
-        for number in range(300):
+        for number in range(100):
             await run.say(f"{gust}.{number} ")
         await run.emit("gust", gust)
         await trio.sleep(4.0)
