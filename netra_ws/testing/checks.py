@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os.path
 from collections.abc import Sequence
 
 from netra_ws.protocol.codec import Heard
@@ -153,7 +152,8 @@ def _is_part(pieces: str, whole: str) -> bool:
 
 
 def _difference(pieces: str, whole: str) -> str:
-    at = len(os.path.commonprefix((pieces, whole)))
+    pairs = zip(pieces, whole, strict=False)
+    at = next((n for n, (one, other) in enumerate(pairs) if one != other), min(len(pieces), len(whole)))
     around = slice(max(0, at - 20), at + 20)
     sizes = f"the pieces make {len(pieces)} characters, the whole has {len(whole)}"
     return f"{sizes}; they differ at {at}: {pieces[around]!r}, {whole[around]!r}"

@@ -41,7 +41,7 @@ class RawClient:
     Attributes:
         answer: The head of the server's answer to the last request.
         welcome: Its first frame after the upgrade, once it was read.
-        answers_pings: Whether ``receive`` sends pongs.
+        answers_pings: Whether reading sends pongs.
         patience_s: Seconds after which a wait fails the test.
     """
 
@@ -183,14 +183,14 @@ class RawClient:
                     return message
 
     async def receive_close(self) -> Frame:
-        """Read up to the server's Close frame.
+        """Read up to the server's Close frame; pings are answered.
 
         Raises:
             Ended: There was none.
         """
         with trio.fail_after(self.patience_s):
             while True:
-                received = await self.receive_frame()
+                received = await self.receive_data()
                 if received.opcode == CLOSE:
                     return received
 

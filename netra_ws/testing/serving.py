@@ -34,6 +34,8 @@ EPOCH = 1_893_456_000.0
 URL = "http://testserver"
 #: Seconds that a raw client waits; longer than every timeout of the server's defaults but those of runs.
 RAW_PATIENCE_S = 120.0
+#: How often and how far apart, in seconds of the system's clock, it is looked whether a process has died.
+_LOOKS, _LOOK_EVERY_S = 20, 0.05
 _NEVER = threading.Event()  # what a thread waits for, to wait by the system's clock
 
 
@@ -190,11 +192,13 @@ class MemoryServer:
         with trio.move_on_after(within_s):
             while self._inside():  # noqa: ASYNC110  (nobody tells when the last of it is gone)
                 await trio.sleep(0.05)
-        # Processes die by the system's clock, which a virtual one has outrun.
-        for _ in range(20):
+        for _ in range(_LOOKS):
             if not (left := self.leaks()):
                 return
-            await trio.to_thread.run_sync(_NEVER.wait, 0.05)
+            if self._inside():
+                break
+            # Processes die by the system's clock, which a virtual one has outrun.
+            await trio.to_thread.run_sync(_NEVER.wait, _LOOK_EVERY_S)
         raise AssertionError("\n  ".join(["left behind:", *left]))
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -23,7 +25,7 @@ def test_every_frame_is_found_once(sizes: list[int], masked: bool, cuts: list[in
         position += len(one)
     edges = sorted({0, len(whole), *(cut % (len(whole) + 1) for cut in cuts)})
     boundaries, found = Boundaries(), []
-    for start, end in zip(edges, edges[1:], strict=False):
+    for start, end in itertools.pairwise(edges):
         found += [(start + offset, size) for offset, size in boundaries.follow(whole[start:end])]
     assert [position for position, _ in found] == [position for position, _ in expected]
     assert all(size in (2, true) for (_, size), (_, true) in zip(found, expected, strict=True))
