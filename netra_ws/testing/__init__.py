@@ -12,8 +12,8 @@ With clients, over connections in memory that fail when they are told to::
         async with open_test_server({"mine": my_agent}, seed=7) as server:
             async with server.connect("alice") as alice:  # the product's own client
                 events = alice.events()
+                run = await alice.start("hello")
                 async with server.faults.chaos(rate=0.5):  # or server.link("alice").drop(), …
-                    run = await alice.start("hello")
                     await run.result()
             check_no_gap_no_double([one async for one in events], await server.recorded("alice"))
             await server.settled()  # no run, task or process is left

@@ -121,7 +121,8 @@ class Faults:
 
         The same seed, the same names of links and the same behaviour on a virtual clock give the
         same ``log``. Which of two tasks Trio runs first at one moment stays random, on purpose: a
-        test that depends on it has found something.
+        test that depends on it has found something. Commands may fail meanwhile (``CommandFailed``:
+        the store is away), and a client gives up for good after its policy's patience.
 
         Args:
             rate: Faults a second of Trio's clock, for each link and for the store.

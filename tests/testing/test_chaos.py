@@ -58,7 +58,7 @@ def check_all_runs(recorded: Sequence[Heard]) -> int:
 
 
 @pytest.mark.parametrize("ring", [2000, 60], ids=["ring", "store"])
-@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("seed", range(8))
 async def test_nothing_is_missing_or_doubled(autojump_clock: MockClock, seed: int, ring: int) -> None:
     """Under any plan of faults, a client that comes back has all durable events and texts, and nothing is left over."""
     asked = sorted(AGENTS, key=lambda agent: hash((seed, len(agent))))

@@ -148,10 +148,15 @@ async def test_a_store_that_hangs_is_told_and_survived(autojump_clock: MockClock
     async with open_test_server({"talker": talker}) as server:
         async with server.connect_raw("alice") as raw:
             await raw.ask("chat", content="go")
+            await raw.until("agent_started")
             server.store.hang()
-            assert (await raw.until("connection_warning"))[-1]["code"] == "UNAVAILABLE"
+            *meanwhile, warning = await raw.until("connection_warning")
+            assert warning["code"] == "UNAVAILABLE"
+            assert trio.current_time() > 2  # the agent has called a tool
+            assert {one.get("phase") for one in meanwhile} <= {"delta"}
             server.store.recover()
-            assert (await raw.until("agent_completed"))[-1]["status"] == "success"
+            after = await raw.until("agent_completed")
+            assert [one["type"] for one in after].count("tool_executing") == 4
         await server.settled()
 
 
