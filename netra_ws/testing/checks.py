@@ -103,7 +103,8 @@ def check_no_gap_no_double(heard: Sequence[Heard], witness: Sequence[Heard], *, 
     Raises:
         AssertionError: The text says where.
     """
-    assert all(one.type != "stream_reset" for one in heard), "the stream was reset: events are missing"
+    resets = [one.fields.get("reason") for one in heard if one.type == "stream_reset"]
+    assert not resets, f"the stream was reset, so events are missing: {resets} (overflow: give events() a larger limit)"
     numbers = [number(one) for one in heard]
     for before, after in itertools.pairwise(numbers):
         assert before < after, f"{after} was heard behind {before}"

@@ -11,7 +11,7 @@ from netra_ws.errors import StoreError
 from netra_ws.history.stores.contract import Write
 from netra_ws.history.stores.memory import MemoryStore
 
-#: What a failing store says: it must never reach a client.
+#: What a failing store says, as a driver's error might: it must never reach a client.
 SECRET_TEXT = "postgresql://admin:hunter2@10.0.0.1/ledger is gone"  # noqa: S105  (nobody's password)
 
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import AsyncIterator
 
 import pytest
 import trio
 from trio.testing import MockClock
 
 from netra_ws import Rejected, Run
-from netra_ws.session import SessionState, StateChange
-from netra_ws.testing import FaultyStore, check_run, open_test_server
+from netra_ws.protocol.codec import Heard
+from netra_ws.session import EventQueue, SessionState, StateChange
+from netra_ws.testing import FaultyStore, MemoryServer, check_run, open_test_server
 from netra_ws.testing.frames import CLOSE, TEXT
 from netra_ws.testing.serving import EPOCH, RAW_PATIENCE_S
 
@@ -116,7 +118,7 @@ async def test_a_session_goes_on_behind_an_earlier_one(autojump_clock: MockClock
         check_run(heard)
 
 
-async def _until_completed(events):  # type: ignore[no-untyped-def]
+async def _until_completed(events: EventQueue) -> AsyncIterator[Heard]:
     async for one in events:
         yield one
         if one.type == "agent_completed":
@@ -140,6 +142,19 @@ async def test_a_raw_client_waits_longer_than_the_server(autojump_clock: MockClo
         assert timing.heartbeat_interval_s + timing.pong_timeout_s + timing.resume_window_s < RAW_PATIENCE_S
         raw.answers_pings = False
         assert (await raw.receive_close()).code == 4001
+
+
+@pytest.fixture
+async def served(autojump_clock: MockClock) -> AsyncIterator[MemoryServer]:
+    async with open_test_server({"talker": talker}) as server:
+        yield server
+
+
+async def test_a_fixture_may_hold_it(served: MemoryServer) -> None:
+    """The server may be a fixture, which pytest-trio runs as a task of its own."""
+    async with served.connect("alice") as alice:
+        assert (await (await alice.start("go")).result()).status == "success"
+    await served.settled()
 
 
 # Leaks.
