@@ -106,11 +106,8 @@ class MemoryServer:
             over.users -= 1
 
     def _take_link(self, user: str) -> Link:
-        for number in itertools.count(1):
-            link = self.link(user if number == 1 else f"{user}-{number}")
-            if not link.users:
-                return link
-        raise AssertionError  # it counts for ever
+        names = itertools.chain([user], (f"{user}-{number}" for number in itertools.count(2)))
+        return next(link for link in map(self.link, names) if not link.users)
 
     @asynccontextmanager
     async def raw(self, link: str = "raw") -> AsyncIterator[RawClient]:
