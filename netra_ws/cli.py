@@ -17,7 +17,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
@@ -27,6 +27,7 @@ from netra_ws.errors import ConfigError, NetraError
 from netra_ws.identity import is_user_id
 from netra_ws.settings import ENVIRONMENTS, Loaded, Settings, describe, development_secret, load, problems, warnings
 from netra_ws.settings import Log as LogSettings
+from netra_ws.signals import until_signals
 
 if TYPE_CHECKING:
     from netra_ws.server import Server
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 LOGIN_S = 12 * 3600.0
 #: ``chat`` makes its own tokens in development, a new one for each connection.
 CHAT_TOKEN_S = 3600.0
+#: Seconds beyond the sum of all bounds of a drain, before the process ends whatever hangs.
+SPARE_S = 5.0
 _UNSPECIFIED = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared with, not bound
 
 
@@ -146,8 +149,8 @@ def _serve_command(args: argparse.Namespace) -> int:
     failure: BaseException | None = None
     try:
         trio.run(_serve, settings)
-    except BaseExceptionGroup as group:
-        failure = group
+    except (OSError, BaseExceptionGroup) as exc:
+        failure = exc
         while isinstance(failure, BaseExceptionGroup) and len(failure.exceptions) == 1:
             failure = failure.exceptions[0]
     if isinstance(failure, OSError):
@@ -158,28 +161,21 @@ def _serve_command(args: argparse.Namespace) -> int:
 
 
 async def _serve(settings: Settings) -> None:
-    """Serve until the first signal, then drain; a second signal ends the process at once."""
+    """Serve until the first signal, then drain; ``signals.py`` has what a second one does."""
     import trio
 
-    from netra_ws.server import open_server
+    from netra_ws.server import longest_end_s, open_server
 
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        async with trio.open_nursery() as nursery:
-            async with open_server(settings) as server:
+    asked, soon = trio.Event(), trio.lowlevel.current_trio_token().run_sync_soon
+    with until_signals(lambda: soon(asked.set), longest_end_s(settings) + SPARE_S):
+        async with open_server(settings) as server:
+            if not asked.is_set():  # which may happen during the start
                 _announce(server)
-                await anext(signals)
-                nursery.start_soon(_end_at_once, signals)
-                if not await server.drain():
-                    # A thread that cannot be stopped would keep the interpreter waiting for ever.
-                    _complain("stuck: a run did not stop; its closing events are written, the process ends")
-                    _exit_now(1)
-            nursery.cancel_scope.cancel()
-
-
-async def _end_at_once(signals: AsyncIterator[int]) -> None:
-    number = await anext(signals)
-    _complain("ended at once; the next start closes the runs that were cut off")
-    _exit_now(128 + number)
+            await asked.wait()
+            if not await server.drain():
+                # A thread that cannot be stopped would keep the interpreter waiting for ever.
+                _complain("stuck: a run did not stop; its closing events are written, the process ends")
+                _exit_now(1)
 
 
 def _exit_now(status: int) -> None:

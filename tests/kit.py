@@ -65,8 +65,12 @@ async def dial(server: Server, *, receive_buffer: int | None = None) -> trio.Soc
     sock = trio.socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     if receive_buffer is not None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
-    with trio.fail_after(PATIENCE_S):
-        await sock.connect(("127.0.0.1", server.port))
+    try:
+        with trio.fail_after(PATIENCE_S):
+            await sock.connect(("127.0.0.1", server.port))
+    except BaseException:
+        sock.close()
+        raise
     return trio.SocketStream(sock)
 
 

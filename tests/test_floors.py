@@ -14,7 +14,7 @@ HOUSE = Path(netra_ws.__file__).parent
 
 #: Bottom up. Rooms of one floor do not know each other.
 FLOORS = [
-    "errors identity measures version",
+    "errors identity measures signals version",
     "settings protocol access",
     "history",
     "agents",
@@ -38,7 +38,7 @@ ONLY = {
     "sqlalchemy": {"history"},
     "jwt": {"access"},
 }
-WITHOUT_TRIO = {"errors", "identity", "protocol", "access", "settings"}
+WITHOUT_TRIO = {"errors", "identity", "signals", "protocol", "access", "settings"}
 
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms.split()}
 

@@ -112,7 +112,7 @@ async def _keep(run: Run, worker: _Worker, on_seal: Callable[[], None]) -> None:
     """Wait until the agent has exited; when it should and does not, seal the run."""
     try:
         while run.state is RunState.RUNNING and not worker.exited.is_set():
-            idle_at = run.last_event_at + run.request.idle_timeout_s
+            idle_at = _idle_at(run)
             with trio.move_on_at(min(run.deadline, idle_at)):
                 await run.nudge.wait()
             now = trio.current_time()
@@ -120,7 +120,7 @@ async def _keep(run: Run, worker: _Worker, on_seal: Callable[[], None]) -> None:
                 break
             if now >= run.deadline:
                 run.cancel("timeout")
-            elif now >= run.last_event_at + run.request.idle_timeout_s:
+            elif now >= _idle_at(run):
                 run.cancel("idle_timeout")
     finally:
         if not worker.exited.is_set():
@@ -131,6 +131,12 @@ async def _keep(run: Run, worker: _Worker, on_seal: Callable[[], None]) -> None:
         if not worker.exited.is_set():
             _seal(run)
             on_seal()
+
+
+def _idle_at(run: Run) -> float:
+    # Held up by the store, it would be blamed for a silence that is not its own.
+    quiet_since = trio.current_time() if run.held_up else run.last_event_at
+    return quiet_since + run.request.idle_timeout_s
 
 
 def _seal(run: Run) -> None:

@@ -10,8 +10,12 @@ from typing import Any
 import attrs
 import trio
 
+from netra_ws.errors import QuotaExceeded
+
 #: Seconds between two looks at a process group that was killed.
 LOOK_EVERY_S = 0.005
+#: Processes that one run may start; all are remembered, since a group may outlive its leader.
+MAX_PROCESSES = 256
 
 
 @attrs.define
@@ -21,7 +25,13 @@ class Processes:
     _started: list[trio.Process] = attrs.field(factory=list)
 
     async def start(self, command: Sequence[str] | str, **options: Any) -> trio.Process:
-        """Start *command* as the leader of a new process group; options as ``trio.lowlevel.open_process`` has them."""
+        """Start *command* as the leader of a new process group; options as ``trio.lowlevel.open_process`` has them.
+
+        Raises:
+            QuotaExceeded: The run has started ``MAX_PROCESSES``.
+        """
+        if len(self._started) >= MAX_PROCESSES:
+            raise QuotaExceeded(f"a run may start {MAX_PROCESSES} processes")
         options.pop("start_new_session", None)
         # Shielded: a cancel between fork and return would leave a child that nobody knows.
         with trio.CancelScope(shield=True):

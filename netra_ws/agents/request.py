@@ -50,6 +50,8 @@ class RunPolicy:
     Attributes:
         finalise_s: How long a run has to exit after a cancel before it is sealed.
         threads: Bounds the worker threads of all runs together.
+        user_threads: Bounds those of one user's runs, so that nobody takes all of them; None in the policy
+            that all users share.
     """
 
     finalise_s: float
@@ -57,3 +59,4 @@ class RunPolicy:
     max_event_bytes: int
     max_events: int
     threads: trio.CapacityLimiter
+    user_threads: trio.CapacityLimiter | None = None

@@ -55,7 +55,7 @@ BURST_S = 0.001
 MAX_NAME = 256
 
 
-@attrs.define
+@attrs.define(repr=False)
 class RunThread:
     """The conversation of a run, ``run.thread``; called with a function, it runs blocking code."""
 
@@ -71,7 +71,7 @@ class RunThread:
         return await run.ledger.messages(run.identity.user_id, self.id, limit, run.stream.visible)
 
     async def __call__(self, fn: Callable[[*Ts], T], *args: *Ts) -> T:
-        """Run blocking code in a worker thread of the server's bounded pool.
+        """Run blocking code in a worker thread of the server's bounded pool, of which each user has a share.
 
         The thread may emit through ``trio.from_thread.run(run.say, …)``. Code that wants to be
         stoppable calls ``trio.from_thread.check_cancelled()`` now and then.
@@ -81,10 +81,18 @@ class RunThread:
         the thread has ended.
         """
         self._run.check_thread()
-        return await trio.to_thread.run_sync(fn, *args, limiter=self._run.policy.threads)
+        policy, token = self._run.policy, object()
+        if policy.user_threads is not None:
+            # Whoever waits for their own share holds nothing of the common pool meanwhile.
+            await policy.user_threads.acquire_on_behalf_of(token)
+        try:
+            return await trio.to_thread.run_sync(fn, *args, limiter=policy.threads)
+        finally:
+            if policy.user_threads is not None:
+                policy.user_threads.release_on_behalf_of(token)
 
 
-@attrs.define(eq=False)
+@attrs.define(eq=False, repr=False)
 class Run:
     """One execution of an agent, for the agent's hands.
 
@@ -97,6 +105,7 @@ class Run:
         last_seq: Seq of its ``agent_completed``.
         at_close: Rows to be written together with it.
         settled: Set when the closing events are written and the task is gone, or the run is sealed.
+        held_up: Whether it waits for the store; its silence is not its own then.
     """
 
     request: RunRequest
@@ -117,6 +126,7 @@ class Run:
     deadline: float = float("inf")
     last_event_at: float = 0.0
     first_word_at: float | None = None
+    held_up: bool = False
     cancelled_at: float | None = None
     scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
     nudge: trio.Event = attrs.field(factory=trio.Event)
@@ -135,6 +145,9 @@ class Run:
     def __attrs_post_init__(self) -> None:
         self.thread = RunThread(self)
         self.speech = Speech(self, self.policy)
+
+    def __repr__(self) -> str:
+        return f"<Run {self.run_id} of {self.agent_name} {self.state.name}>"
 
     # What was asked.
 
@@ -376,6 +389,11 @@ class Run:
         """Ask the run to end when its current tool call is done, or before the next step."""
         self._stop_after_step = True
 
+    @property
+    def unread(self) -> int:
+        """How many steered texts the agent has not read."""
+        return len(self._steered)
+
     def steer(self, text: str) -> None:
         """Hand *text* to the running agent; it finds it in ``steered()``."""
         self._steered.append(text)
@@ -457,7 +475,12 @@ class Run:
             await trio.lowlevel.checkpoint_if_cancelled()
             return
         if self.stream.full:
-            await self.stream.wait_for_room()
+            self.held_up = True
+            try:
+                await self.stream.wait_for_room()
+            finally:
+                self.held_up = False
+                self.last_event_at = trio.current_time()
         await trio.lowlevel.checkpoint()
         self._burst = 0
         self._slice_ends = time.perf_counter() + BURST_S

@@ -12,12 +12,11 @@ from typing import Any
 import attrs
 
 from netra_ws.errors import ClientError
-from netra_ws.history.stores.contract import DeleteThread as DeleteThreadRow
 from netra_ws.history.stores.contract import RenameThread as RenameThreadRow
 from netra_ws.protocol import commands as said
 from netra_ws.protocol.closing import CloseCode
 from netra_ws.protocol.codec import Incoming
-from netra_ws.protocol.events import ThreadDeleted, ThreadRenamed
+from netra_ws.protocol.events import ThreadRenamed
 from netra_ws.protocol.replies import (
     Ack,
     HandshakeComplete,
@@ -35,7 +34,8 @@ from netra_ws.protocol.replies import (
 from .connection import Connection
 from .context import UserContext
 from .memory import digest
-from .starting import Ask, ensure_thread, find_thread, start
+from .starting import Ask, ensure_thread, find_thread, remove_thread, start
+from .stopping import proof_of_end
 
 
 @attrs.frozen
@@ -112,10 +112,8 @@ async def _stop(asked: Asked, command: said.StopAgent) -> Result:
         asked.context.stop(stopped)
 
     async def proof() -> Answer:
-        await stopped.settled.wait()
-        if stopped.sealed:
-            raise ClientError("CANCEL_TIMEOUT", "the agent did not stop in time", details={"run_id": stopped.run_id})
-        return Answer(Ack(run_id=stopped.run_id, status=stopped.status), stopped.last_seq)
+        status = await proof_of_end(stopped)
+        return Answer(Ack(run_id=stopped.run_id, status=status), stopped.last_seq)
 
     return proof
 
@@ -147,6 +145,7 @@ async def _get_thread_history(asked: Asked, command: said.GetThreadHistory) -> A
 
 async def _rename_thread(asked: Asked, command: said.RenameThread) -> Answer:
     context = asked.context
+    context.check_store()
     async with context.lock:
         thread = await find_thread(context, command.thread_id)
         if thread is None or thread.deleting:
@@ -163,6 +162,7 @@ async def _rename_thread(asked: Asked, command: said.RenameThread) -> Answer:
 
 async def _delete_thread(asked: Asked, command: said.DeleteThread) -> Later:
     context = asked.context
+    context.check_store()
     async with context.lock:
         thread = await find_thread(context, command.thread_id)
         if thread is None or thread.deleting:
@@ -177,14 +177,7 @@ async def _delete_thread(asked: Asked, command: said.DeleteThread) -> Later:
     async def delete() -> Answer:
         if active is not None:
             await active.settled.wait()
-        event = ThreadDeleted(thread_id=thread.thread_id, title=thread.title, metadata=thread.metadata)
-        entry = context.stream.append(event, DeleteThreadRow(user_id=context.user_id, thread_id=thread.thread_id))
-        context.threads.remove(thread.thread_id)
-        if context.known_threads:
-            context.known_threads -= 1
-        for connection in context.connections.values():
-            if connection.thread_id == thread.thread_id:
-                connection.thread_id = None
+        entry = remove_thread(context, thread)
         reply = ThreadDeletedReply(thread_id=thread.thread_id, title=thread.title, metadata=thread.metadata)
         return Answer(reply, entry.seq)
 

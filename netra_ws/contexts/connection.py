@@ -17,11 +17,11 @@ from typing import Protocol
 import attrs
 import trio
 
-from netra_ws.errors import Lost
+from netra_ws.errors import ClientError, Lost
 from netra_ws.history.cursor import Cursor
 from netra_ws.identity import Identity
 from netra_ws.protocol.closing import CloseCode
-from netra_ws.protocol.codec import Incoming, encode_reply
+from netra_ws.protocol.codec import Incoming, encode_reply, error_reply
 from netra_ws.protocol.replies import Lagging, ReplayCompleted, Reply, StreamReset
 
 #: Commands that were received and wait for the dispatcher; a full inbox stops the reading.
@@ -30,6 +30,16 @@ INBOX = 64
 #: client, above the second it is closed with 4000.
 CONTROL_HIGH = 256 * 1024
 CONTROL_MAX = 16 * 1024 * 1024
+#: Answers that wait for their event; above it nothing more is read from the client.
+HELD_HIGH = 256
+
+#: Bytes by which the log may grow while a reader is behind without a break: the byte budget of a slow client. It
+#: costs the server nothing, but who falls back so far is better off with a new connection and its position.
+LAG_BYTES = 32 * 1024 * 1024
+#: What is said instead of an answer that has waited for the store too long.
+NOT_KEPT = error_reply(
+    ClientError("UNAVAILABLE", "the store does not answer; this may still take effect", retryable=True)
+)
 
 _count = itertools.count()
 
@@ -58,11 +68,12 @@ class Wire(Protocol):
 
 @attrs.frozen(order=True)
 class _Held:
-    """A frame that waits for the cursor."""
+    """A frame that waits for the cursor; ``answers`` is the command that it is the answer to."""
 
     barrier: int
     number: int
     make: Callable[[], bytes | None] = attrs.field(order=False)
+    answers: Incoming | None = attrs.field(order=False, default=None)
 
 
 @attrs.define
@@ -76,7 +87,7 @@ class Traffic:
     rtt_s: float | None = None
 
 
-@attrs.define(eq=False)
+@attrs.define(eq=False, repr=False)
 class Connection:
     """One client of one user.
 
@@ -110,44 +121,83 @@ class Connection:
     _lagging: bool = False
     _replaying: bool = False
     _setting: int = 0
+    _unheard: bool = False
+    _paced_at: int = attrs.field(init=False)
+
+    def __repr__(self) -> str:
+        return f"<Connection {self.connection_id} of {self.identity.user_id!r}>"
 
     def __attrs_post_init__(self) -> None:
+        self._paced_at = self.cursor.stream.grown
         self.inbox_in, self.inbox = trio.open_memory_channel[Incoming](INBOX)
 
     # Filling.
 
     def wake(self) -> None:
         """The stream has more (``history.stream.Reader``)."""
-        if not self.closing:
-            self.wire.wake()
+        if self.closing:
+            return
+        if self.cursor.stream.grown - self._paced_at > LAG_BYTES:
+            self.too_slow()
+        self.wire.wake()
+
+    def too_slow(self) -> None:
+        """Close a client that does not keep pace (``wire.stream.Source``); it goes on from its position."""
+        self.shut(CloseCode.SLOW_CONSUMER, "too slow: more is said than is read")
 
     def tell(self, reply: Reply, incoming: Incoming | None = None, barrier: int = 0) -> None:
         """Queue a control frame; with *barrier* it follows the event of that seq."""
         if self.closing:
             return
         if barrier > self.cursor.seq:
-            self.hold(barrier, lambda: encode_reply(reply, self.clock(), incoming))
+            self.hold(barrier, lambda: encode_reply(reply, self.clock(), incoming), incoming)
             return
         frame = encode_reply(reply, self.clock(), incoming)
         if frame is not None:
             self._push(frame)
         self.wire.wake()
 
-    def hold(self, barrier: int, make: Callable[[], bytes | None]) -> None:
+    def hold(self, barrier: int, make: Callable[[], bytes | None], answers: Incoming | None = None) -> None:
         """Queue a frame that is made when the cursor has passed *barrier*."""
-        heapq.heappush(self._held, _Held(barrier, next(_count), make))
+        heapq.heappush(self._held, _Held(barrier, next(_count), make, answers))
         self.wire.wake()
 
+    def give_up_waiting(self) -> None:
+        """Answer ``UNAVAILABLE`` to each command whose event is not committed; it may still take effect.
+
+        A repeat under the same id gets the true answer, when there is one.
+        """
+        visible = self.cursor.stream.visible
+        waiting, self._held = sorted(self._held), []  # a sorted list is a heap
+        for held in waiting:
+            if held.answers is not None and held.barrier > visible:
+                self.tell(NOT_KEPT, held.answers)
+            else:
+                self._held.append(held)
+
     def _push(self, frame: bytes) -> None:
+        if self._unheard:
+            return
         self._control.append(frame)
         self._control_bytes += len(frame)
         if self._control_bytes > CONTROL_MAX:
             self.shut(CloseCode.SLOW_CONSUMER, "too many answers were not read")
 
+    @property
+    def _crowded(self) -> bool:
+        return self._control_bytes > CONTROL_HIGH or len(self._held) > HELD_HIGH
+
     async def wait_for_room(self) -> None:
-        """Wait until the control lane is below its bound: what a client does not read, it need not ask."""
-        while self._control_bytes > CONTROL_HIGH and not self.closing:
+        """Wait until both lanes are below their bounds: what a client does not read, it need not ask."""
+        while self._crowded and not self.closing and not self._unheard:
             await self._room.wait()
+
+    def hang_up(self) -> None:
+        """The client reads no more; what it said before is still carried out, and nobody waits for it."""
+        self._unheard = True
+        self._control.clear()
+        self._control_bytes = 0
+        self._room.set()
 
     def shut(self, code: CloseCode, reason: str) -> None:
         """Say nothing more and begin to close; answers that wait for no event are still sent."""
@@ -186,6 +236,7 @@ class Connection:
         while room > 0 and not self.closing:
             if self._due():
                 frame = heapq.heappop(self._held).make()
+                self._make_room()
                 if frame is not None:
                     frames.append(frame)
                     room -= len(frame)
@@ -201,6 +252,8 @@ class Connection:
                 break
             frames += taken
             room -= sum(map(len, taken))
+        if not self.cursor.pending:
+            self._paced_at = self.cursor.stream.grown
         self.traffic.messages_out += len(frames)
         return frames
 
@@ -213,9 +266,12 @@ class Connection:
         frames = list(self._control)
         self._control.clear()
         self._control_bytes = 0
+        self._make_room()
+        return frames
+
+    def _make_room(self) -> None:
         self._room.set()
         self._room = trio.Event()
-        return frames
 
     async def refill(self) -> None:
         """Read on from the store after ``Trimmed``; a live reader is told what it skips."""
@@ -279,5 +335,6 @@ class Connection:
         """Set the position; notices about what an older one meant are not given any more."""
         self._setting += 1
         self._replaying = self._lagging = False
+        self._paced_at = self.cursor.stream.grown
         self.cursor.move(seq)
         return self._setting

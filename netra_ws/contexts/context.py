@@ -47,8 +47,17 @@ class Home(Protocol):
         """Whether no new run may start."""
         ...
 
+    @property
+    def store_away(self) -> bool:
+        """Whether nothing new should be begun, because the store takes nothing."""
+        ...
+
     def run_ended(self, run: Run) -> None:
         """Count a run that has ended or was sealed."""
+        ...
+
+    def attached(self, connection: Connection) -> None:
+        """Tell a new connection what it must know of the server."""
         ...
 
     def find_run(self, user_id: str, run_id: str) -> Run | None:
@@ -60,13 +69,14 @@ class Home(Protocol):
         ...
 
 
-@attrs.define(eq=False)
+@attrs.define(eq=False, repr=False)
 class UserContext:
     """Everything of one user that is alive.
 
     Attributes:
         seats: Connections that are open or being opened.
         holds: Embedding programs that keep the context open without a socket.
+        waiting: Answers that wait for something, each in a task.
         lock: Held while threads are read and changed, so that two tabs cannot make one thread twice.
     """
 
@@ -79,6 +89,7 @@ class UserContext:
     state: ContextState = ContextState.OPEN
     seats: int = 0
     holds: int = 0
+    waiting: int = 0
     connections: dict[str, Connection] = attrs.field(factory=dict)
     runs: dict[str, Run] = attrs.field(factory=dict)
     threads: ThreadStates = attrs.field(init=False)
@@ -92,6 +103,9 @@ class UserContext:
     _left_at: float = 0.0
     _reason: CancelledBy = "disconnect"
     _ended_by_closing: int = 0
+
+    def __repr__(self) -> str:
+        return f"<UserContext {self.user_id!r} {self.state.name}>"
 
     def __attrs_post_init__(self) -> None:
         self.threads = ThreadStates(keep=self.policy.max_threads_per_user)
@@ -157,6 +171,15 @@ class UserContext:
         """Whether connections and runs may still come."""
         return self.state in LIVING
 
+    def check_store(self) -> None:
+        """Begin nothing that could not be kept.
+
+        Raises:
+            ClientError: ``UNAVAILABLE`` while the store takes nothing.
+        """
+        if self.home.store_away:
+            raise ClientError("UNAVAILABLE", "the store does not answer", retryable=True)
+
     def start_soon(self, work: Callable[[], Awaitable[object]]) -> None:
         """Start a task in the user's nursery, in a fresh contextvars context.
 
@@ -178,6 +201,7 @@ class UserContext:
         """Let a connection hear and speak."""
         self.connections[connection.connection_id] = connection
         self.stream.attach(connection)
+        self.home.attached(connection)
 
     def detach(self, connection: Connection) -> None:
         """Take a connection out of everything; may be called twice."""
@@ -245,7 +269,8 @@ class UserContext:
 
     def make_run(self, request: RunRequest, identity: Identity) -> Run:
         """Return a run that waits for ``launch`` or in a queue."""
-        run = Run(request, identity, self.policy.run, self.stream, self.ledger)
+        policy = attrs.evolve(self.policy.run, user_threads=self.memory.threads)
+        run = Run(request, identity, policy, self.stream, self.ledger)
         self.runs[run.run_id] = run
         return run
 

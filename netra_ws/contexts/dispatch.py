@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import secrets
 from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 import attrs
 import trio
@@ -27,8 +28,15 @@ from .memory import Remembered, digest
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
 
-@attrs.define
+#: Answers of one user that wait for something, such as the end of a run; each is a task.
+MAX_WAITING = 256
+#: Seconds for what a command reads before it has an effect; the commands behind it wait as long.
+READ_S = 5.0
+
+
+@attrs.define(repr=False)
 class Turn:
     """One command's turn."""
 
@@ -83,7 +91,13 @@ class Turn:
         body_digest = digest(self.incoming.body)
         known = memory.find(command_id, trio.current_time())
         if known is None and isinstance(command, said.Start) and not self.incoming.rpc:
-            known = await self._from_ledger(command_id, body_digest)
+            try:
+                known = await self._from_ledger(command_id)
+            except StoreError as exc:
+                # Begun now, it might be begun twice.
+                logger.warning("command %s failed: %s", command.type, exc)
+                self._tell(Answer(error_reply(_away())))
+                return
         if known is None:
             remembered = memory.begin(command_id, body_digest, trio.current_time())
             try:
@@ -97,14 +111,33 @@ class Turn:
         elif known.done.is_set() and known.reply is not None:
             self._tell(Answer(known.reply, known.barrier))
         else:
-            self.context.start_soon(lambda: self._join(known))
+            # A repeat costs no token of the budgets, so only this bounds how many wait.
+            if not self._wait(lambda: self._join(known)):
+                self._tell(_too_many())
 
-    async def _from_ledger(self, command_id: str, body_digest: bytes) -> Remembered | None:
-        """Return what a restart did not forget: the run that this command started."""
-        try:
-            row = await self.context.ledger.run_of_command(self.context.user_id, command_id)
-        except StoreError:
-            return None  # the start itself will say that the store is away
+    def _wait(self, work: Callable[[], Awaitable[None]]) -> bool:
+        """Have *work* answer later, in a task of its own; return whether there was room for one."""
+        context = self.context
+        if context.waiting >= MAX_WAITING:
+            return False
+        context.waiting += 1
+
+        async def wait() -> None:
+            try:
+                await work()
+            finally:
+                context.waiting -= 1
+
+        context.start_soon(wait)
+        return True
+
+    async def _from_ledger(self, command_id: str) -> Remembered | None:
+        """Return what a restart did not forget: the run that this command started.
+
+        Raises:
+            StoreError: The store did not answer.
+        """
+        row = await _in_time(lambda: self.context.ledger.run_of_command(self.context.user_id, command_id))
         if row is None:
             return None
         remembered = Remembered(bytes.fromhex(row.command_digest or ""), 0.0)
@@ -128,7 +161,7 @@ class Turn:
     async def _try(self, command: said.Command) -> Result:
         async def carry_out() -> Result:
             self._check(command)
-            return await FUNCTIONS[type(command)](self.asked, command)
+            return await _in_time(lambda: FUNCTIONS[type(command)](self.asked, command))
 
         return await _guarded(command, carry_out)
 
@@ -167,7 +200,8 @@ class Turn:
             assert isinstance(answer, Answer)
             self._settle(answer, remembered)
 
-        self.context.start_soon(wait)
+        if not self._wait(wait):
+            self._settle(_too_many(), remembered)
 
     def _settle(self, answer: Answer, remembered: tuple[str, Remembered] | None) -> None:
         if remembered is not None:
@@ -189,6 +223,8 @@ async def dispatch(context: UserContext, connection: Connection, count: Callable
     """Take a connection's commands until its inbox is closed."""
     with connection.inbox:  # closed behind us, so that nobody waits for room in it
         async for incoming in connection.inbox:
+            # What is not read need not be made: an answer may be a page of megabytes.
+            await connection.wait_for_room()
             await Turn(Asked(context, connection, incoming), count).take()
             if connection.closing:
                 return
@@ -205,6 +241,21 @@ async def _guarded(command: said.Command, work: Callable[[], Awaitable[Result]])
         return Answer(error_reply(_away()))
     except Exception as exc:  # a bug of ours must not end the connection
         return Answer(_internal(command, exc))
+
+
+async def _in_time(work: Callable[[], Awaitable[T]]) -> T:
+    """Return what *work* returns; it only reads before it has an effect, and then does not wait.
+
+    Raises:
+        StoreError: It took longer than ``READ_S``; nothing was done.
+    """
+    with trio.move_on_after(READ_S):
+        return await work()
+    raise StoreError(f"no answer within {READ_S:g} s")
+
+
+def _too_many() -> Answer:
+    return Answer(error_reply(ClientError("BUSY", "too many answers are waited for", retryable=True)))
 
 
 def _away() -> ClientError:

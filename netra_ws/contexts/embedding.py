@@ -23,12 +23,13 @@ from netra_ws.protocol.replies import Position
 
 from .context import UserContext
 from .starting import Ask, start
+from .stopping import proof_of_end
 
 #: Bytes read from the log in one go.
 CHUNK = 64 * 1024
 
 
-@attrs.define(eq=False)
+@attrs.define(eq=False, repr=False)
 class Events:
     """Events of a log as an async iterator without end; it may be left and taken up again at any time."""
 
@@ -124,7 +125,7 @@ class RunHandle:
         return await self._session.stop(self.run_id)
 
 
-@attrs.define
+@attrs.define(repr=False)
 class UserSession:
     """What ``server.context_for(identity)`` gives: the user's context stays open while it is held."""
 
@@ -188,7 +189,7 @@ class UserSession:
         """Stop a run of the user; return its final status when nothing of it is left.
 
         Raises:
-            ClientError: ``NOT_FOUND``, or ``CANCEL_TIMEOUT`` when its code could not be stopped.
+            ClientError: ``NOT_FOUND``, or as ``proof_of_end``.
         """
         run: Run | None = self.context.runs.get(run_id)
         if run is None:
@@ -197,10 +198,7 @@ class UserSession:
                 raise ClientError("NOT_FOUND", "there is no such run")
             return row.state
         self.context.stop(run)
-        await run.settled.wait()
-        if run.sealed:
-            raise ClientError("CANCEL_TIMEOUT", "the agent did not stop in time")
-        return run.status
+        return await proof_of_end(run)
 
     def events(self, after: Position | None = None, *, run_id: str | None = None) -> Events:
         """Iterate over every event of the user behind *after*, then live ones, without end.

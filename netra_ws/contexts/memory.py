@@ -1,12 +1,14 @@
-"""What is remembered of a user while nothing of them is open: budgets, and answers by command id.
+"""What is remembered of a user while nothing of them is open: budgets, threads, and answers by command id.
 
-Both must outlive a context, or a reconnect would reset them. At most ``MAX_USERS`` users are
-remembered, the least recently seen is forgotten; that user's budgets are full again then.
+All must outlive a context, or a reconnect would reset them. At most ``MAX_USERS`` users are
+remembered, the least recently seen is forgotten; that user's budgets are full again then. Answers of all
+users together have a bound, too: beyond it the oldest is forgotten before its time.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,9 +20,13 @@ from netra_ws.access.limits import Budgets
 from netra_ws.protocol.replies import Reply
 
 MAX_USERS = 10_000
+#: Worker threads that the runs of one user hold at the same time, out of those of all.
+USER_THREADS = 8
 #: Answers of one user, and how many seconds each is kept.
 MAX_ANSWERS = 1000
 KEEP_S = 300.0
+#: Answers of all users.
+MAX_ALL_ANSWERS = 100_000
 
 
 @attrs.define
@@ -48,10 +54,29 @@ def digest(body: Mapping[str, Any]) -> bytes:
 
 
 @attrs.define
+class Shelf:
+    """Answers of all users, the oldest first, so that they go when their time is over, whoever comes again."""
+
+    _kept: deque[tuple[UserMemory, str, Remembered]] = attrs.field(factory=deque)
+
+    def put(self, memory: UserMemory, command_id: str, remembered: Remembered, now: float) -> None:
+        """Note an answer, and let go what is too old or too much."""
+        self._kept.append((memory, command_id, remembered))
+        while self._kept[0][2].expires_at <= now or len(self._kept) > MAX_ALL_ANSWERS:
+            owner, old_id, old = self._kept.popleft()
+            owner.drop(old_id, old)
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+
+@attrs.define(eq=False, repr=False)
 class UserMemory:
-    """Budgets and answers of one user."""
+    """Budgets and answers of one user, and their share of worker threads."""
 
     budgets: Budgets
+    threads: trio.CapacityLimiter = attrs.field(factory=lambda: trio.CapacityLimiter(USER_THREADS))
+    _shelf: Shelf = attrs.field(factory=Shelf)
     _answers: dict[str, Remembered] = attrs.field(factory=dict)
 
     def find(self, command_id: str, now: float) -> Remembered | None:
@@ -62,6 +87,7 @@ class UserMemory:
     def begin(self, command_id: str, body_digest: bytes, now: float) -> Remembered:
         """Note that a command is being carried out."""
         remembered = self._answers[command_id] = Remembered(body_digest, now + KEEP_S)
+        self._shelf.put(self, command_id, remembered, now)
         if len(self._answers) > MAX_ANSWERS:
             del self._answers[next(iter(self._answers))]
         return remembered
@@ -70,7 +96,12 @@ class UserMemory:
         """Note the answer; None when a repeat may try again."""
         remembered.reply, remembered.barrier = reply, barrier
         remembered.done.set()
-        if reply is None and self._answers.get(command_id) is remembered:
+        if reply is None:
+            self.drop(command_id, remembered)
+
+    def drop(self, command_id: str, remembered: Remembered) -> None:
+        """Forget an answer, unless another one stands there by now."""
+        if self._answers.get(command_id) is remembered:
             del self._answers[command_id]
 
     def _forget(self, now: float) -> None:
@@ -80,18 +111,19 @@ class UserMemory:
             del self._answers[command_id]
 
 
-@attrs.define
+@attrs.define(repr=False)
 class Memories:
     """``UserMemory`` by user, the most recently seen last."""
 
     messages_per_minute: int
+    shelf: Shelf = attrs.field(factory=Shelf)
     _users: dict[str, UserMemory] = attrs.field(factory=dict)
 
     def of(self, user_id: str) -> UserMemory:
         """Return a user's memory, a fresh one where there is none."""
         memory = self._users.pop(user_id, None)
         if memory is None:
-            memory = UserMemory(Budgets.of(self.messages_per_minute))
+            memory = UserMemory(Budgets.of(self.messages_per_minute), shelf=self.shelf)
             if len(self._users) >= MAX_USERS:
                 del self._users[next(iter(self._users))]
         self._users[user_id] = memory

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextvars
+import logging
+import math
 import random
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -15,6 +17,7 @@ import trio
 from netra_ws.agents.run import Run
 from netra_ws.errors import Refused
 from netra_ws.history.ledger import Ledger
+from netra_ws.history.recorder import AWAY_S, Recorder
 from netra_ws.history.streams import Streams
 from netra_ws.identity import Identity
 from netra_ws.measures import Histogram, Recent
@@ -22,16 +25,29 @@ from netra_ws.protocol.closing import CloseCode
 from netra_ws.protocol.events import CancelledBy
 from netra_ws.protocol.replies import ConnectionWarning, Draining
 
+from .connection import Connection
 from .context import UserContext
 from .memory import Memories
 from .policy import ContextPolicy
 
+logger = logging.getLogger(__name__)
+
 #: Answers that are our fault; only these make a server look ill.
 SERVER_FAULTS = frozenset({"INTERNAL", "UNAVAILABLE", "CANCEL_TIMEOUT"})
 
-#: Seconds without a commit after which clients are told, and between two looks.
-WARN_AFTER_S = 2.0
-WARN_EVERY_S = 0.5
+#: Seconds between two looks at how the store does.
+WATCH_EVERY_S = 0.5
+
+OUTAGE = ConnectionWarning(code="UNAVAILABLE", error="the store does not answer; answers may wait for it")
+
+#: Users with something alive, as a multiple of ``limits.max_connections``.
+USERS_PER_SEAT = 2
+
+#: Clients that come back per second after a drain: about a third of the handshakes that one core takes.
+RETURNS_PER_S = 500
+#: Seconds over which they are spread, at least and at most, and before which none comes back.
+SPREAD_S = (2.0, 60.0)
+RETURN_AFTER_S = 0.5
 
 Serve = Callable[[UserContext], Awaitable[bool]]
 
@@ -71,6 +87,21 @@ class RunCounts:
             self.cancel.observe(now - run.cancelled_at)
 
 
+_DICE = random.Random()  # noqa: S311  (spreads clients, protects nothing)
+
+
+def spread_s(clients: int) -> float:
+    """Return over how many seconds so many clients are asked to come back."""
+    return min(max(SPREAD_S[0], clients / RETURNS_PER_S), SPREAD_S[1])
+
+
+def return_delays_ms(clients: int, dice: random.Random = _DICE) -> Iterator[int]:
+    """Yield one delay per client: each has its own part of the window, and jitter within it."""
+    part_s = spread_s(clients) / max(1, clients)
+    for number in range(clients):
+        yield round((RETURN_AFTER_S + (number + dice.random()) * part_s) * 1000)
+
+
 @attrs.frozen(kw_only=True)
 class RegistryStatistics:
     """Numbers of this moment."""
@@ -81,31 +112,37 @@ class RegistryStatistics:
     stuck: int
 
 
-@attrs.define(eq=False)
+@attrs.define(eq=False, repr=False)
 class Registry:
     """Every user context of this process.
 
     Attributes:
         draining: Whether no new connection and no new run is taken.
         commands: How often each command was answered, by type and code.
-        random: From 0 (inclusive) to 1 (exclusive): spreads clients over the time after a drain.
+        dice: Spread clients over the time after a drain; seeded ones replay.
     """
 
     policy: ContextPolicy
     streams: Streams
     ledger: Ledger
+    recorder: Recorder
     draining: bool = False
     commands: Counter[tuple[str, str]] = attrs.field(factory=Counter)
     runs: RunCounts = attrs.field(factory=RunCounts)
     recent: Recent = attrs.field(factory=Recent)
-    random: Callable[[], float] = random.random
+    dice: random.Random = attrs.field(factory=random.Random)
     memories: Memories = attrs.field(init=False)
     seats: int = 0
+    _patience_s: float = 0.0
+    _shutting: bool = False
     _contexts: dict[str, UserContext] = attrs.field(factory=dict)
     _closing: dict[UserContext, None] = attrs.field(factory=dict)
     _nursery: trio.Nursery | None = None
     _emptied: trio.Event = attrs.field(factory=trio.Event)
     _stood_up: trio.Event = attrs.field(factory=trio.Event)
+
+    def __repr__(self) -> str:
+        return f"<Registry {len(self._contexts)} users, {self.seats} seats>"
 
     def __attrs_post_init__(self) -> None:
         self.memories = Memories(self.policy.messages_per_minute)
@@ -133,7 +170,7 @@ class Registry:
         try:
             await context.opened.wait()
             if not context.living:
-                raise Refused(503, "DRAINING", "The server is about to stop.", retry_after_s=1)
+                raise self._draining_refusal()
             context.start_soon(sit)
         except BaseException:
             self._stand_up(context, False)
@@ -180,12 +217,20 @@ class Registry:
 
     def _check_seats(self, user_id: str) -> None:
         if self.draining:
-            raise Refused(503, "DRAINING", "The server is about to stop.", retry_after_s=1)
+            raise self._draining_refusal()
         if self.seats >= self.policy.max_connections:
             raise Refused(503, "OVERLOADED", "The server has no room for more connections.", retry_after_s=5)
         context = self._contexts.get(user_id)
+        # Users who have gone but whose runs go on hold no seat.
+        if context is None and len(self._contexts) + len(self._closing) >= USERS_PER_SEAT * self.policy.max_connections:
+            raise Refused(503, "OVERLOADED", "The server has no room for more users.", retry_after_s=5)
         if context is not None and context.seats >= self.policy.max_connections_per_user:
             raise Refused(429, "TOO_MANY_CONNECTIONS", "This user has too many connections.", retry_after_s=5)
+
+    def _draining_refusal(self) -> Refused:
+        # Spread like those who were here: behind a balancer they all come back to the same door.
+        retry_after_s = 1 + self.dice.randrange(math.ceil(spread_s(self.seats)))
+        return Refused(503, "DRAINING", "The server is about to stop.", retry_after_s=retry_after_s)
 
     def _open(self, user_id: str) -> UserContext:
         assert self._nursery is not None
@@ -231,25 +276,30 @@ class Registry:
         self.commands[(type_name, code)] += 1
         self.recent.add(trio.current_time(), code in SERVER_FAULTS)
 
-    async def warn_of_outages(self, waiting_s: Callable[[], float]) -> None:
+    @property
+    def store_away(self) -> bool:
+        """Whether nothing new should be begun, because the store takes nothing."""
+        return self.recorder.away
+
+    async def watch_outages(self) -> None:
         """Tell every client, once per outage, that answers wait for the store; runs until cancelled.
 
-        Args:
-            waiting_s: Seconds for which commits have made no progress; 0 while nothing waits.
+        Answers that have waited for ``finalise_s`` are given as ``UNAVAILABLE``.
         """
         told = False
         while True:
-            await trio.sleep(WARN_EVERY_S)
-            if waiting_s() < WARN_AFTER_S:
+            await trio.sleep(WATCH_EVERY_S)
+            stalled_s = self.recorder.stalled_s
+            if stalled_s < AWAY_S:
                 told = False
-            elif not told:
-                told = True
-                warning = ConnectionWarning(
-                    code="UNAVAILABLE", error="the store does not answer; answers may wait for it"
-                )
-                for context in self:
-                    for connection in list(context.connections.values()):
-                        connection.tell(warning)
+                continue
+            seated = [connection for context in self for connection in context.connections.values()]
+            for connection in seated:
+                if not told:
+                    connection.tell(OUTAGE)
+                if stalled_s >= self.policy.run.finalise_s:
+                    connection.give_up_waiting()
+            told = True
 
     # Leaving.
 
@@ -260,17 +310,31 @@ class Registry:
             patience_s: Seconds that runs have to end by themselves.
             finalise_s: Seconds after a cancel until a run is sealed.
         """
-        self.draining = True
-        reconnect_after_ms = 500 + int(self.random() * 1500)
-        for context in self:
-            for connection in list(context.connections.values()):
-                connection.tell(Draining(reconnect_after_ms=reconnect_after_ms, deadline_s=patience_s))
-        with trio.move_on_after(patience_s):
+        if not self.draining:
+            self.draining, self._patience_s = True, patience_s
+            connections = [connection for context in self for connection in context.connections.values()]
+            for connection, delay_ms in zip(connections, return_delays_ms(len(connections), self.dice), strict=True):
+                connection.tell(Draining(reconnect_after_ms=delay_ms, deadline_s=patience_s))
+            numbers = self.statistics()
+            logger.info(
+                "draining: %d connections, %d runs have %g s to end", numbers.connections, numbers.runs, patience_s
+            )
+        with trio.move_on_after(patience_s) as scope:
             await self._settled()
+        if scope.cancelled_caught and (late := self.statistics().runs):
+            logger.warning("%d runs had not ended after %g s; they are cancelled", late, patience_s)
         for context in self:
             context.end_runs("shutdown")
         with trio.move_on_after(finalise_s + 1.0):
             await self._settled()
+
+    def attached(self, connection: Connection) -> None:
+        """Tell a connection that was on its way in when the drain began what all others were told."""
+        if self.draining:
+            delay_ms = self.dice.choice(list(return_delays_ms(max(1, self.seats), self.dice)))
+            connection.tell(Draining(reconnect_after_ms=delay_ms, deadline_s=self._patience_s))
+        if self._shutting:
+            connection.shut_behind(CloseCode.RESTART, "the server restarts")
 
     async def _settled(self) -> None:
         """Wait until no run is going on that is not sealed."""
@@ -283,6 +347,7 @@ class Registry:
         Args:
             patience_s: Seconds for slow readers; then they are closed where they stand.
         """
+        self._shutting = True
         for context in self:
             for connection in list(context.connections.values()):
                 connection.shut_behind(CloseCode.RESTART, "the server restarts")
@@ -311,6 +376,11 @@ class Registry:
     def __iter__(self) -> Iterator[UserContext]:
         """Iterate over all contexts, those that are being closed included."""
         return iter([*self._contexts.values(), *self._closing])
+
+    def threads_waiting(self) -> int:
+        """Count the calls of runs that wait for a worker thread: for the common pool, or for their user's share."""
+        limiters = [self.policy.run.threads, *(context.memory.threads for context in self)]
+        return sum(limiter.statistics().tasks_waiting for limiter in limiters)
 
     def statistics(self) -> RegistryStatistics:
         """Return the numbers of this moment."""

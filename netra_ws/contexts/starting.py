@@ -12,11 +12,18 @@ from netra_ws.agents.run import Run
 from netra_ws.agents.states import RunState
 from netra_ws.errors import ClientError
 from netra_ws.history.ledger import title_from
-from netra_ws.history.stores.contract import DropMessages, MessageRow, PutMessage, PutRun, PutThread
-from netra_ws.history.stream import Step
+from netra_ws.history.stores.contract import DeleteThread, DropMessages, MessageRow, PutMessage, PutRun, PutThread
+from netra_ws.history.stream import Entry, Step
 from netra_ws.identity import Identity
 from netra_ws.protocol.commands import Attachment, OnBusy, OnDisconnect
-from netra_ws.protocol.events import Disposition, MessageReceived, RunQueued, ThreadCreated, Trigger
+from netra_ws.protocol.events import (
+    Disposition,
+    MessageReceived,
+    RunQueued,
+    ThreadCreated,
+    ThreadDeleted,
+    Trigger,
+)
 
 from .context import UserContext, run_row
 from .threads import ThreadState
@@ -62,12 +69,13 @@ async def start(context: UserContext, ask: Ask, identity: Identity) -> Started:
     """Put the message into its thread and start the run, queue it, or hand it to the running one.
 
     Raises:
-        ClientError: ``DRAINING``, ``UNKNOWN_AGENT``, ``CONFLICT``, ``BUSY``, ``QUOTA_EXCEEDED`` or
-            ``FORBIDDEN``; nothing was stored then.
+        ClientError: ``DRAINING``, ``UNAVAILABLE``, ``UNKNOWN_AGENT``, ``CONFLICT``, ``BUSY``,
+            ``QUOTA_EXCEEDED`` or ``FORBIDDEN``; nothing was stored then.
         StoreError: The store did not answer; nothing was stored.
     """
     if context.home.draining:
         raise ClientError("DRAINING", "the server is about to stop", retryable=True)
+    context.check_store()
     agent_name, _ = context.agent_named(ask.agent)
     async with context.lock:
         await _check_run_id(context, ask.run_id)
@@ -90,7 +98,8 @@ async def open_thread(
     """Return a thread of the user, and whether it has to be created; the caller holds the lock.
 
     Raises:
-        ClientError: ``BUSY`` while it is being deleted, ``QUOTA_EXCEEDED`` when there are too many.
+        ClientError: ``BUSY`` while it is being deleted, ``QUOTA_EXCEEDED`` when there are too many,
+            ``UNAVAILABLE`` when it would have to be made and could not be kept.
         StoreError: The store did not answer.
     """
     known = await find_thread(context, thread_id) if thread_id is not None else None
@@ -98,6 +107,7 @@ async def open_thread(
         if known.deleting:
             raise ClientError("BUSY", "the thread is being deleted", retryable=True)
         return known, False
+    context.check_store()
     if context.known_threads is None:
         context.known_threads = await context.ledger.count_threads(context.user_id)
     if context.known_threads >= context.policy.max_threads_per_user:
@@ -148,6 +158,19 @@ def write_thread(context: UserContext, step: Step, thread: ThreadState) -> int:
     context.threads.add(thread)
     context.known_threads = (context.known_threads or 0) + 1
     return entry.seq
+
+
+def remove_thread(context: UserContext, thread: ThreadState) -> Entry:
+    """Remove a thread in which nothing goes on, for every connection; return its ``thread_deleted``."""
+    event = ThreadDeleted(thread_id=thread.thread_id, title=thread.title, metadata=thread.metadata)
+    entry = context.stream.append(event, DeleteThread(user_id=context.user_id, thread_id=thread.thread_id))
+    context.threads.remove(thread.thread_id)
+    if context.known_threads:
+        context.known_threads -= 1
+    for connection in context.connections.values():
+        if connection.thread_id == thread.thread_id:
+            connection.thread_id = None
+    return entry
 
 
 def _place(
@@ -270,6 +293,8 @@ def _message_row(context: UserContext, ask: Ask, request: RunRequest, seq: int, 
 
 
 def _steer(context: UserContext, ask: Ask, thread: ThreadState, active: Run) -> Started:
+    if active.unread >= context.policy.max_queued_per_thread:
+        raise ClientError("BUSY", "the agent has not read what was steered into it", retryable=True)
     request = attrs.evolve(active.request, message_id=new_id("msg"))
     with context.stream.step() as step:
         entry = step.append(

@@ -20,11 +20,12 @@ from .stream import Stream
 
 #: A reader that is so many entries behind gets neighbouring deltas of one text as one frame.
 MERGE_BEHIND = 64
-#: Rows of one read from the store while catching up.
+#: Rows and bytes of one read from the store while catching up; what a stalled reader holds of it.
 CHUNK_ROWS = 256
+CHUNK_BYTES = 256 * 1024
 
 
-@attrs.define(eq=False)
+@attrs.define(eq=False, repr=False)
 class Cursor:
     """How far one connection has read one stream.
 
@@ -44,6 +45,9 @@ class Cursor:
     _fulls: deque[tuple[int, bytes]] = attrs.field(factory=deque)
     _read: int = 0
     _interrupted: bool = False
+
+    def __repr__(self) -> str:
+        return f"<Cursor at {self.seq} of {self.stream!r}>"
 
     def __attrs_post_init__(self) -> None:
         self.move(self.seq)
@@ -140,12 +144,13 @@ class Cursor:
             self._interrupted = False
             self._fulls = deque((seq, frame) for seq, frame in self.stream.open_texts() if seq > self.seq)
         after, upto = self._read, self._upto
-        rows = await self.store.events(self.stream.key, self.stream.epoch, after, upto, CHUNK_ROWS)
+        rows = await self.store.events(self.stream.key, self.stream.epoch, after, upto, CHUNK_ROWS, CHUNK_BYTES)
         if (after, upto) != (self._read, self._upto):
             return  # the position was moved meanwhile
         if after < self.stream.trimmed:
             raise Lost("the store has removed events behind this position")
-        self._read = rows[-1].seq if len(rows) == CHUNK_ROWS else upto
+        cut = len(rows) == CHUNK_ROWS or sum(len(row.payload) for row in rows) >= CHUNK_BYTES
+        self._read = rows[-1].seq if cut else upto
         self._ahead.extend(self._with_fulls(rows, self._read))
 
     def _with_fulls(self, rows: Sequence[EventRow], upto: int) -> Iterator[tuple[int, bytes]]:

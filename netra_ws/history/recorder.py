@@ -18,7 +18,7 @@ import trio
 from netra_ws.errors import StoreError
 
 from .stores.contract import Store, Write
-from .stream import Step
+from .stream import Step, Stream
 from .streams import Streams
 
 logger = logging.getLogger(__name__)
@@ -30,7 +30,10 @@ GROUP_BYTES = 4 * 1024 * 1024
 BACKLOG_BYTES = 64 * 1024 * 1024
 #: Seconds between two tries of a group; doubled up to the second figure.
 RETRY_S = (0.05, 2.0)
-#: Seconds between two rounds of retention.
+#: Seconds without a commit, while something waits for one, after which the store counts as away.
+AWAY_S = 2.0
+#: Seconds before the first round of retention, and between two.
+FIRST_TRIM_S = 60.0
 TRIM_EVERY_S = 3600.0
 
 
@@ -55,7 +58,7 @@ class RecorderStatistics:
     idle_s: float
 
 
-@attrs.define
+@attrs.define(repr=False)
 class Recorder:
     """Commits steps in the order in which they were submitted."""
 
@@ -63,6 +66,7 @@ class Recorder:
     retention_s: float | None = None
     clock: Callable[[], float] = attrs.field(kw_only=True)
     on_commit: Callable[[float], None] = lambda seconds: None
+    on_kept: Callable[[Stream, int], None] = lambda stream, size: None
     _steps: deque[Step] = attrs.field(factory=deque, init=False)
     _bytes: int = 0
     _in_flight: int = 0
@@ -72,6 +76,9 @@ class Recorder:
     _moved: float = 0.0
     _wake: trio.Event = attrs.field(factory=trio.Event, init=False)
     _settled: trio.Event = attrs.field(factory=trio.Event, init=False)
+
+    def __repr__(self) -> str:
+        return f"<Recorder {len(self._steps)} steps wait{', failing' if self._failing else ''}>"
 
     def submit(self, step: Step) -> None:
         """Take a step; never waits. It is committed after all that came before."""
@@ -86,19 +93,27 @@ class Recorder:
         """Whether the uncommitted bytes of all streams are beyond their bound."""
         return self._bytes > BACKLOG_BYTES
 
+    @property
+    def stalled_s(self) -> float:
+        """Seconds for which commits have made no progress; 0 while nothing waits for one."""
+        return trio.current_time() - self._moved if self._steps or self._in_flight else 0.0
+
+    @property
+    def away(self) -> bool:
+        """Whether the store takes nothing now: the last try failed, or none has ended for ``AWAY_S``."""
+        return self._failing or self.stalled_s >= AWAY_S
+
     async def run(self, streams: Streams) -> None:
         """Commit until cancelled; once an hour remove what is older than the retention."""
-        next_trim = trio.current_time() + 60.0
-        while True:
-            if not self._steps:
-                with trio.move_on_at(next_trim):
+        async with trio.open_nursery() as nursery:
+            if self.retention_s is not None:
+                nursery.start_soon(self._retain, streams, self.retention_s)
+            while True:
+                if not self._steps:
                     await self._wake.wait()
-            self._wake = trio.Event()
-            if self._steps:
-                await self._commit_group(streams)
-            if trio.current_time() >= next_trim:
-                next_trim = trio.current_time() + TRIM_EVERY_S
-                await self._trim(streams)
+                self._wake = trio.Event()
+                if self._steps:
+                    await self._commit_group(streams)
 
     async def flush(self) -> None:
         """Wait until everything that was submitted is committed."""
@@ -138,6 +153,7 @@ class Recorder:
         for step in group:
             self._bytes -= step.size
             step.stream.committed(step.last_seq, step.reserved)
+            self.on_kept(step.stream, step.size)
         self._settled.set()
         self._settled = trio.Event()
 
@@ -151,25 +167,35 @@ class Recorder:
             size += step.size
         return group
 
-    async def _trim(self, streams: Streams) -> None:
-        if self.retention_s is None:
-            return
-        try:
-            ends = await self.store.trim(self.clock() - self.retention_s)
-        except StoreError as exc:
-            self._errors += 1
-            logger.error("retention failed, next try in an hour: %s", exc)
-            return
-        streams.trimmed(dict(ends))
+    async def _retain(self, streams: Streams, retention_s: float) -> None:
+        # A task of its own: groups are committed between the portions.
+        delay = FIRST_TRIM_S
+        while True:
+            await trio.sleep(delay)
+            delay = TRIM_EVERY_S
+            try:
+                while ends := await self.store.trim(self.clock() - retention_s):
+                    streams.trimmed(dict(ends))
+            except StoreError as exc:
+                self._errors += 1
+                logger.error("retention failed, next try in an hour: %s", exc)
+
+    async def shorten(self, streams: Streams, stream: Stream, keep_bytes: int) -> None:
+        """Remove the oldest events of a stream beyond *keep_bytes*; groups are committed between the portions.
+
+        Raises:
+            StoreError: The store did not answer; what was removed until then is removed.
+        """
+        while ends := await self.store.shorten(stream.key, keep_bytes):
+            streams.trimmed(dict(ends))
 
     def statistics(self) -> RecorderStatistics:
         """Return the numbers of this moment."""
-        waiting = len(self._steps) + self._in_flight
         return RecorderStatistics(
-            waiting=waiting,
+            waiting=len(self._steps) + self._in_flight,
             waiting_bytes=self._bytes,
             groups=self._groups,
             errors=self._errors,
             failing=self._failing,
-            idle_s=trio.current_time() - self._moved if waiting else 0.0,
+            idle_s=self.stalled_s,
         )

@@ -27,7 +27,7 @@ from netra_ws.protocol.codec import encode_event, frame_payload
 from netra_ws.protocol.events import AgentCompleted, AgentMessage, AgentThinking, Event, RunEvent, Stamp
 from netra_ws.protocol.replies import PartialMessage
 
-from .stores.contract import PutEvent, PutStream, Write
+from .stores.contract import PutEvent, PutMessage, PutStream, Write
 
 #: Numbers are reserved in the store in blocks of this size, so that deltas need no write of their own.
 RESERVE = 4096
@@ -95,7 +95,7 @@ class StepSink(Protocol):
     async def settle(self) -> None: ...
 
 
-@attrs.define
+@attrs.define(repr=False)
 class Step:
     """Events and rows that are committed in one transaction."""
 
@@ -116,6 +116,7 @@ class Step:
     def write(self, *rows: Write) -> None:
         """Have *rows* committed together with the events of this step."""
         self.writes.extend(rows)
+        self.size += sum(len(row.row.content) for row in rows if isinstance(row, PutMessage))
 
 
 @attrs.frozen(kw_only=True)
@@ -136,13 +137,15 @@ class StreamCounts:
     Attributes:
         events: Events appended, by type.
         merged: Deltas that went out inside another one's frame.
+        threads_removed: Threads that went because their user had too much.
     """
 
     events: Counter[str] = attrs.field(factory=Counter)
     merged: int = 0
+    threads_removed: int = 0
 
 
-@attrs.define(eq=False)
+@attrs.define(eq=False, repr=False)
 class Stream:
     """The log of one user.
 
@@ -154,6 +157,8 @@ class Stream:
         visible: The highest seq that may be delivered.
         trimmed: Durable events up to here may be gone from the store.
         pins: How many contexts hold this stream in memory.
+        grown: Bytes that became visible since it is in memory.
+        unmeasured: Bytes that were kept since somebody measured what the user has in the store; None at first.
     """
 
     key: str
@@ -168,6 +173,8 @@ class Stream:
     _ring_bytes: int
     visible: int = attrs.field(init=False)
     pins: int = 0
+    grown: int = 0
+    unmeasured: int | None = None
     counts: StreamCounts = attrs.field(factory=lambda: StreamCounts())
     _requested: int = attrs.field(init=False)
     _first: int = attrs.field(init=False)
@@ -178,6 +185,9 @@ class Stream:
     _readers: dict[Reader, None] = attrs.field(factory=dict)
     _texts: dict[TextKey, _OpenText] = attrs.field(factory=dict)
     _open_step: Step | None = None
+
+    def __repr__(self) -> str:
+        return f"<Stream {self.key!r} {self.epoch}:{self.visible}/{self.last}>"
 
     def __attrs_post_init__(self) -> None:
         self.visible = self.last
@@ -275,6 +285,7 @@ class Stream:
 
     def _show(self, entry: Entry) -> None:
         self.visible = entry.seq
+        self.grown += len(entry.frame)
         self._hidden_bytes -= len(entry.frame)
         event = entry.event
         if isinstance(event, AgentMessage):

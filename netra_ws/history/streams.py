@@ -13,7 +13,7 @@ from .stores.contract import Store, StreamRow
 from .stream import StepSink, Stream, StreamCounts
 
 
-@attrs.define
+@attrs.define(repr=False)
 class Streams:
     """All streams in memory: those in use, and the most recently used idle ones.
 
@@ -34,6 +34,9 @@ class Streams:
     _unpinned: dict[str, int] = attrs.field(factory=dict)  # key → bytes; the last released stand last
     _unpinned_bytes: int = 0
     _opening: dict[str, trio.Event] = attrs.field(factory=dict)
+
+    def __repr__(self) -> str:
+        return f"<Streams {len(self)} in memory>"
 
     async def open(self, user_id: str) -> Stream:
         """Return the stream of a user, pinned until ``release``.

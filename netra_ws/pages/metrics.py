@@ -11,9 +11,10 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from netra_ws.measures import Histogram
+from netra_ws.measures import Histogram, memory_bytes
 from netra_ws.wire.head import Head, Reply
 
+from .containers import CONTAINERS
 from .sources import Sources
 
 _PREFIX = "netra_ws_"
@@ -43,17 +44,29 @@ class Metrics(Collector):
     def _gauges(self) -> Iterator[Metric]:
         sources = self.sources
         numbers = sources.registry.statistics()
+        threads = sources.registry.policy.run.threads.statistics()
         gauges = {
             "connections": ("Open connections.", numbers.connections),
             "users": ("Users with an open context.", numbers.users),
             "runs": ("Runs that have not ended.", numbers.runs),
             "runs_stuck": ("Runs that could not be stopped.", numbers.stuck),
             "jobs": ("Open job streams.", 0),
+            "handshakes": ("Clients that are being let in.", sources.door.crowd.under_way),
+            "run_threads": ("Worker threads that runs hold.", threads.borrowed_tokens),
+            "run_threads_waiting": ("Calls that wait for a worker thread.", sources.registry.threads_waiting()),
+            "memory_bytes": ("Resident memory.", memory_bytes()),
             "streams": ("Streams in memory.", len(sources.streams)),
             "tasks": ("Trio tasks.", trio.lowlevel.current_statistics().tasks_living),
         }
         for name, (text, value) in gauges.items():
             yield GaugeMetricFamily(_PREFIX + name, text, value=value)
+        size = GaugeMetricFamily(_PREFIX + "bounded_size", "How much a bounded thing holds.", labels=["what"])
+        limit = GaugeMetricFamily(_PREFIX + "bounded_limit", "How much it may hold.", labels=["what"])
+        for row in CONTAINERS:
+            if row.size is not None and row.per == "process":
+                size.add_metric([row.what], row.size(sources))
+                limit.add_metric([row.what], row.bound(sources))
+        yield from (size, limit)
 
     def _counters(self) -> Iterator[Metric]:
         sources = self.sources
@@ -78,6 +91,8 @@ class Metrics(Collector):
         yield _counter("rate_limited", "Refused by a budget.", ["budget"], limited)
         yield _counter("replays", "Resumes asked for.", ["outcome"], _single(counts.replays))
         yield _counter("deltas_merged", "Deltas sent inside another frame.", [], {(): sources.streams.counts.merged})
+        removed = {(): sources.streams.counts.threads_removed}
+        yield _counter("quota_threads_removed", "Threads that went because a user had too much.", [], removed)
         yield _counter("bytes", "Bytes of all sockets.", ["direction"], sizes)
         yield _counter("store_errors", "Writes that failed.", [], {(): sources.recorder.statistics().errors})
 
@@ -90,7 +105,7 @@ class Metrics(Collector):
         yield _histogram("first_event_seconds", "Until an agent said something.", [], {(): runs.first_event})
         yield _histogram("commit_seconds", "Time of a transaction.", [], {(): sources.commit})
         yield _histogram("ping_rtt_seconds", "Round trip of a ping.", [], {(): sources.heartbeat.rtt})
-        yield _histogram("loop_stall_seconds", "How late the event loop was.", [], {(): sources.stalls})
+        yield _histogram("loop_stall_seconds", "How late the event loop was.", [], {(): sources.watchdog.late})
         yield _histogram("cancel_seconds", "From a cancel to its proof.", [], {(): runs.cancel})
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import attrs
 
 from netra_ws.access import Admission
+from netra_ws.agents.watchdog import Watchdog
 from netra_ws.contexts.registry import Registry
 from netra_ws.history.recorder import Recorder
 from netra_ws.history.stores.contract import Store
@@ -29,8 +30,9 @@ class Sources:
     Attributes:
         config: The answer of ``/ws/config``.
         memory_high_bytes: The mark above which the server takes nothing new, or None.
+        longest_end_s: Seconds that an orderly end takes at most.
         commit: Seconds of each committed group.
-        stalls: Seconds by which the event loop was late.
+        watchdog: Knows how late the event loop was, and who held it up.
     """
 
     version: str
@@ -44,7 +46,8 @@ class Sources:
     admission: Admission
     config: Mapping[str, Any]
     memory_high_bytes: int | None
+    longest_end_s: float
     commit: Histogram
-    stalls: Histogram
+    watchdog: Watchdog
     clock: Callable[[], float] = time.time
     started_at: float = attrs.field(factory=time.time)

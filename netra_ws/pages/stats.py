@@ -36,11 +36,8 @@ class Stats:
             Refused: A token came along that is not good, or not an operator's; or 429, 403 as for a socket.
         """
         fields = self._counts()
-        if head.get(b"authorization") is not None:
-            # The whole admission, with the budgets of the address: tokens are not guessed here either.
-            identity = self.sources.admission.admit(head, self.sources.clock(), head.peer)
-            if not identity.may("operator"):
-                raise Refused(403, "FORBIDDEN", "This needs the permission operator.")
+        if check_operator(self.sources, head):
+            fields["stalls"] = [attrs.asdict(stall) for stall in list(self.sources.watchdog.last)]
             fields["by_user"] = {context.user_id: _user(context) for context in self.sources.registry}
         return json_reply(200, fields, _FRESH)
 
@@ -54,10 +51,18 @@ class Stats:
             if code != "ok":
                 errors[code] += count
         admission = sources.admission.statistics()
+        threads = registry.policy.run.threads.statistics()
         return {
             **attrs.asdict(registry.statistics()),
             "streams": len(sources.streams),
             "tasks": trio.lowlevel.current_statistics().tasks_living,
+            "handshakes": sources.door.crowd.under_way,
+            "run_threads": {
+                "busy": threads.borrowed_tokens,
+                "total": threads.total_tokens,
+                "waiting": registry.threads_waiting(),
+            },
+            "stalls_total": sources.watchdog.stalls,
             "memory_bytes": memory_bytes(),
             "uptime_s": round(sources.clock() - sources.started_at, 3),
             "messages_in": counts.messages_in + sum(connection.traffic.messages_in for connection in live),
@@ -71,6 +76,21 @@ class Stats:
             "stuck_runs": [run.run_id for context in registry for run in context.runs.values() if run.sealed],
             "recorder": attrs.asdict(sources.recorder.statistics()),
         }
+
+
+def check_operator(sources: Sources, head: Head) -> bool:
+    """Return whether an operator asks; False where nobody says who they are.
+
+    Raises:
+        Refused: A token came along that is not good, or not an operator's; or 429, 403 as for a socket.
+    """
+    if head.get(b"authorization") is None:
+        return False
+    # The whole admission, with the budgets of the address: tokens are not guessed here either.
+    identity = sources.admission.admit(head, sources.clock(), head.peer)
+    if not identity.may("operator"):
+        raise Refused(403, "FORBIDDEN", "This needs the permission operator.")
+    return True
 
 
 def _user(context: UserContext) -> dict[str, Any]:

@@ -59,7 +59,6 @@ def _not_available(settings: Settings) -> Iterator[str]:
             != (usual.origins.strikes, usual.origins.strike_window_s, usual.origins.max_tracked)
         ),
         "limits.max_jobs_per_connection": limits.max_jobs_per_connection != usual.limits.max_jobs_per_connection,
-        "limits.max_stored_bytes_per_user": limits.max_stored_bytes_per_user != usual.limits.max_stored_bytes_per_user,
         "server.tls_cert": server.tls_cert is not None,
         "server.tls_key": server.tls_key is not None,
         "server.workers above 1": server.workers > 1,

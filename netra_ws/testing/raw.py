@@ -123,13 +123,13 @@ class RawClient:
         del self._buffer[:count]
         return taken
 
-    async def receive_frame(self) -> Frame:
+    async def receive_frame(self, patience_s: float | None = None) -> Frame:
         """Read the next frame, whatever it is, and check what RFC 6455 asks of a server's frame.
 
         Raises:
             Ended: The connection was closed.
         """
-        with trio.fail_after(self.patience_s):
+        with trio.fail_after(self.patience_s if patience_s is None else patience_s):
             first, second = await self._take(2)
             assert not first & 0x70, f"reserved bits in {first:#x}"
             assert not second & 0x80, "a server must not mask"
@@ -146,10 +146,10 @@ class RawClient:
         assert opcode < CLOSE or (fin and size <= 125), "a control frame that is none"
         return Frame(opcode, payload, fin)
 
-    async def receive_data(self) -> Frame:
+    async def receive_data(self, patience_s: float | None = None) -> Frame:
         """Read the next frame that is no ping or pong; pings are answered."""
         while True:
-            received = await self.receive_frame()
+            received = await self.receive_frame(patience_s)
             if received.opcode == PING and self.answers_pings:
                 await self.send_frame(PONG, received.payload)
             elif received.opcode not in (PING, PONG):

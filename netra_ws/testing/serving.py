@@ -236,9 +236,7 @@ async def open_test_server(
         nursery.start_soon(server.serve_stream, line.server, line.name.rpartition("/")[0])
 
     faults = Faults(seed, store, carry)
-    surroundings = Surroundings(
-        clock=unix_now, random=faults.dice("server").random, store=store, listens=False, watches=False
-    )
+    surroundings = Surroundings(clock=unix_now, dice=faults.dice("server"), store=store, listens=False, watches=False)
     async with open_server(settings, agents=agents, surroundings=surroundings) as server:
         (main,) = trio.lowlevel.current_task().child_nurseries[-1].child_tasks
         async with trio.open_nursery() as nursery:

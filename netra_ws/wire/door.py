@@ -4,8 +4,9 @@ Three life spans, each inside the one before: the door, which has an accept loop
 handshake task per client, under a deadline; and the connection itself, which is no child of the
 door: its task lives in the user's nursery.
 
-Accepting goes on when the process has no descriptors left (EMFILE, ENFILE, ENOMEM, ENOBUFS): the loop
-waits a moment, since the listener stays readable, and counts it. Any other error of ``accept`` is ours.
+Accepting goes on when the process has no descriptors left (EMFILE, ENFILE, ENOMEM, ENOBUFS): who comes is
+told so with the spare one (``crowd.py``); without it the loop waits a moment, since the listener stays
+readable. Either is counted. Any other error of ``accept`` is ours.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from netra_ws.errors import Refused, StoreError
 from netra_ws.identity import Identity
 from netra_ws.protocol.values import MAX_SEQ, read_id
 
+from .crowd import Crowd, Spare
 from .head import Head, Reply, Request, check_upgrade, json_reply, method_refused, refusal
 from .pump import Admitted, Wiring, serve_socket
 
@@ -36,10 +38,11 @@ SOCKET_PATHS = frozenset({"/ws", "/websocket", "/api/v1/websocket"})
 ECHO_PATH = "/ws/echo"
 #: Pages that take a POST, and answer OPTIONS themselves.
 POSTED = frozenset({"/ws/beacon"})
-#: Handshakes at the same time; beyond it the system's queue holds newcomers.
-MAX_HANDSHAKES = 1000
-#: Seconds of waiting when no descriptor is left.
+#: Seconds of waiting when no descriptor is left, and between two lines of the log about it.
 BACKOFF_S = 0.1
+TELL_EVERY_S = 10.0
+#: Seconds for a client that is turned away to send its head, and again to go: others wait behind it.
+TURNED_AWAY_S = 0.25
 #: Seconds for a client to take its HTTP answer and go.
 GOODBYE_S = 1.0
 _OUT_OF_ROOM = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
@@ -48,7 +51,7 @@ Page = Callable[[Head, bytes], Awaitable[Reply]]
 Admit = Callable[[Head], Awaitable[Identity]]
 
 
-@attrs.define
+@attrs.define(repr=False)
 class Door:
     """Who may come in, and what else is shown.
 
@@ -56,7 +59,8 @@ class Door:
         pages: Path → page; the page gets the head and the body of a POST.
         echo: Whether ``/ws/echo`` exists.
         outcomes: How attempts to open a socket ended: ``accepted``, the code of the
-            refusal, or ``accept_error`` where the system had no room for one.
+            refusal, ``handshake_timeout`` or, where places were few, ``handshake_hurried``; or
+            ``accept_error`` where the system had no room for one.
     """
 
     wiring: Wiring
@@ -66,7 +70,8 @@ class Door:
     handshake_s: float
     echo: bool = False
     outcomes: Counter[str] = attrs.field(factory=Counter)
-    _slots: trio.CapacityLimiter = attrs.field(factory=lambda: trio.CapacityLimiter(MAX_HANDSHAKES))
+    crowd: Crowd = attrs.field(factory=Crowd)
+    _told_at: float = float("-inf")
 
     async def run(
         self,
@@ -81,37 +86,85 @@ class Door:
             task_status.started()
 
     async def _accept(self, listener: trio.SocketListener, nursery: trio.Nursery) -> None:
-        while True:
-            token = object()
-            await self._slots.acquire_on_behalf_of(token)
+        spare = Spare()
+        try:
+            while True:
+                token = object()
+                await self.crowd.places.acquire_on_behalf_of(token)
+                try:
+                    stream = await listener.accept()
+                except BaseException as exc:
+                    self.crowd.places.release_on_behalf_of(token)
+                    if not isinstance(exc, OSError) or exc.errno not in _OUT_OF_ROOM:
+                        raise
+                    self._out_of_room(exc)
+                    if not await self._turn_away(listener, spare):
+                        await trio.sleep(BACKOFF_S)
+                else:
+                    nursery.start_soon(self._greet, stream, token)
+        finally:
+            spare.give_up()
+
+    def _out_of_room(self, exc: OSError) -> None:
+        self.outcomes["accept_error"] += 1
+        now = trio.current_time()
+        if now - self._told_at >= TELL_EVERY_S:
+            self._told_at = now
+            count = self.outcomes["accept_error"]
+            logger.error("cannot accept connections: %s; %d so far, trying again", exc.strerror or exc, count)
+
+    async def _turn_away(self, listener: trio.SocketListener, spare: Spare) -> bool:
+        """Answer one client with 503 on the spare descriptor; return whether that was possible."""
+        if not spare.give_up():
+            spare.keep()
+            return False
+        try:
+            with trio.move_on_after(BACKOFF_S):
+                try:
+                    stream = await listener.accept()
+                except OSError:
+                    return False  # somebody else was quicker
+                await self._refuse(stream)
+                return True
+            return False  # the client has gone
+        finally:
+            spare.keep()
+
+    async def _refuse(self, stream: trio.SocketStream) -> None:
+        with trio.CancelScope(shield=True):
+            request = Request(stream, _peer(stream))
             try:
-                stream = await listener.accept()
-            except BaseException as exc:
-                self._slots.release_on_behalf_of(token)
-                if not isinstance(exc, OSError) or exc.errno not in _OUT_OF_ROOM:
-                    raise
-                self.outcomes["accept_error"] += 1
-                logger.error("cannot accept connections: %s; trying again", exc)
-                await trio.sleep(BACKOFF_S)
-            else:
-                nursery.start_soon(self._greet, stream, token)
+                with contextlib.suppress(Refused), trio.move_on_after(TURNED_AWAY_S):
+                    await request.head()
+                full = Refused(503, "OVERLOADED", "The server has no room for more connections.", retry_after_s=5)
+                with contextlib.suppress(trio.BrokenResourceError), trio.move_on_after(TURNED_AWAY_S):
+                    await request.answer(refusal(full))
+            except trio.BrokenResourceError:
+                pass
+            finally:
+                await _see_off(stream, TURNED_AWAY_S)
 
     async def _greet(self, stream: trio.SocketStream, token: object) -> None:
         try:
             await self.greet(stream, _peer(stream))
         finally:
-            self._slots.release_on_behalf_of(token)
+            self.crowd.places.release_on_behalf_of(token)
 
     async def greet(self, stream: trio.abc.Stream, peer: str) -> None:
         """Serve one client up to its answer or its seat; whatever it does, nothing is raised."""
         request = Request(stream, peer)
-        handed_over = False
+        handed_over = hurried = False
+        began = trio.current_time()
+        self.crowd.under_way += 1
         try:
-            with trio.move_on_after(self.handshake_s):
+            with trio.move_on_after(self.handshake_s) as scope:
                 try:
-                    handed_over = await self._show(request)
+                    handed_over = await self._show(request, scope)
                 except Refused as refused:
                     await request.answer(refusal(refused))
+            if scope.cancelled_caught:
+                hurried = scope.deadline < began + self.handshake_s
+                self.outcomes["handshake_hurried" if hurried else "handshake_timeout"] += 1
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             pass
         except Exception:  # a bug of ours must not close the door
@@ -121,11 +174,14 @@ class Door:
                 await _try_answer(request, correlation_id)
         finally:
             if not handed_over:
-                await _see_off(stream)
+                # Who was hurried gets no answer, so there is none to wait for in a place that others need.
+                await _see_off(stream, 0.0 if hurried else GOODBYE_S)
+            self.crowd.under_way -= 1
 
-    async def _show(self, request: Request) -> bool:
+    async def _show(self, request: Request, scope: trio.CancelScope) -> bool:
         """Answer a page, or seat a socket; return whether the stream belongs to somebody else now."""
-        head = await request.head()
+        with self.crowd.waiting(scope):
+            head = await request.head()
         if head is None:
             return False
         if head.path in SOCKET_PATHS or (self.echo and head.path == ECHO_PATH):
@@ -136,10 +192,10 @@ class Door:
                 raise
             self.outcomes["accepted"] += 1
             return True
-        await request.answer(await self._page(request, head))
+        await request.answer(await self._page(request, head, scope))
         return False
 
-    async def _page(self, request: Request, head: Head) -> Reply:
+    async def _page(self, request: Request, head: Head, scope: trio.CancelScope) -> Reply:
         page = self.pages.get(head.path)
         if page is None:
             raise Refused(404, "NOT_FOUND", "There is nothing at this address.")
@@ -148,7 +204,10 @@ class Door:
             raise method_refused(*allowed)
         if head.method == "OPTIONS" and head.path not in POSTED:
             return Reply(200, headers=(("Allow", ", ".join(allowed)),))
-        body = await request.body() if head.method == "POST" else b""
+        body = b""
+        if head.method == "POST":
+            with self.crowd.waiting(scope):
+                body = await request.body()
         return await page(head, body)
 
     async def _seat(self, request: Request, head: Head) -> None:
@@ -204,9 +263,9 @@ async def _try_answer(request: Request, correlation_id: str) -> None:
         await request.answer(json_reply(500, {"code": "INTERNAL", "error": text}))
 
 
-async def _see_off(stream: trio.abc.Stream) -> None:
+async def _see_off(stream: trio.abc.Stream, patience_s: float = GOODBYE_S) -> None:
     """Close so that the answer arrives: a close with unread data would reset the connection."""
-    with trio.CancelScope(shield=True, deadline=trio.current_time() + GOODBYE_S):
+    with trio.CancelScope(shield=True, deadline=trio.current_time() + patience_s):
         try:
             if isinstance(stream, trio.abc.HalfCloseableStream):
                 await stream.send_eof()

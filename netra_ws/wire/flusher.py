@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 SLICE_S = 0.001
 
 
-@attrs.define
+@attrs.define(repr=False)
 class Flusher:
     """The one writer of sockets that are not full.
 
@@ -46,6 +46,9 @@ class Flusher:
     def waiting_s(self) -> float:
         """Seconds since the last pass while something waits; 0 when nothing does."""
         return trio.current_time() - self.moved_at if self._dirty else 0.0
+
+    def __len__(self) -> int:
+        return len(self._dirty)
 
     async def run(self) -> None:
         """Write until cancelled."""

@@ -17,11 +17,13 @@ from .stream import Duplex
 
 #: Seconds before the end of a token at which its client is told.
 WARN_S = 60.0
+#: Ended connections that may stand in the heap, if they are less than half of it.
+ENDED = 64
 
 _count = itertools.count()
 
 
-@attrs.define(order=False, eq=False)
+@attrs.define(order=False, eq=False, repr=False)
 class _Watch:
     """What is due for one connection; it stands in the heap once, at its next moment.
 
@@ -36,13 +38,18 @@ class _Watch:
     check: bool = False
     warned_of: float | None = None
 
+    @property
+    def over(self) -> bool:
+        return self.stream.closed or self.connection.closing
 
-@attrs.define
+
+@attrs.define(repr=False)
 class Heartbeat:
     """Pings every connection each interval; one that says nothing within the timeout is closed with 4001.
 
-    Anything that a client sends counts as a sign of life, not only the pong. A connection that ended is
-    forgotten at its next beat, so the heap never holds more than those of one interval.
+    Anything that a client sends counts as a sign of life, not only the pong. Connections that ended are
+    forgotten at their next beat, or together when they are half of the heap: else clients that come and go
+    would stay in memory for an interval.
 
     Attributes:
         rtt: Round trips of pings, in seconds.
@@ -53,12 +60,21 @@ class Heartbeat:
     expiry_grace_s: float
     rtt: Histogram = attrs.field(factory=Histogram)
     _moments: list[tuple[float, int, _Watch]] = attrs.field(factory=list)
+    _ended: int = 0
     _wake: trio.Event = attrs.field(factory=trio.Event)
 
     def watch(self, connection: Connection, stream: Duplex) -> None:
         """Look after a connection until its wire is closed."""
         now = trio.current_time()
         self._plan(_Watch(connection, stream, now + self.interval_s), now)
+
+    def forget_ended(self) -> None:
+        """Note that a watched connection has ended."""
+        self._ended += 1
+        if self._ended > ENDED and 2 * self._ended > len(self._moments):
+            self._moments = [moment for moment in self._moments if not moment[2].over]
+            heapq.heapify(self._moments)
+            self._ended = 0
 
     def _plan(self, watch: _Watch, now: float) -> None:
         """Put *watch* into the heap at whatever comes first: its beat, its warning, its expiry."""
@@ -90,7 +106,7 @@ class Heartbeat:
                 self._act(watch, now)
 
     def _act(self, watch: _Watch, now: float) -> None:
-        if watch.stream.closed or watch.connection.closing:
+        if watch.over:
             return
         self._look_at_token(watch)
         if now >= watch.beat_at:

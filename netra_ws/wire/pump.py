@@ -51,12 +51,17 @@ logging.getLogger("trio-websocket").setLevel(logging.CRITICAL)
 #: Messages that trio-websocket holds for us; its default of one makes it deaf for pings.
 QUEUE = 16
 READ_BYTES = 64 * 1024
-#: Larger messages are parsed in a worker thread.
+#: Larger messages are parsed in a worker thread; not in Trio's own pool, which an agent may have filled.
 PARSE_IN_THREAD = 64 * 1024
+PARSERS = 4
 #: Seconds for a closing handshake.
 CLOSE_S = 2.0
 
 PROTOCOL = "netra.v1"
+
+#: Close codes that are counted on their own: those of RFC 6455 and ours. All others count as 3000.
+COUNTED = frozenset({*range(1000, 1016), *CloseCode})
+OTHER_CODE = 3000
 
 
 @attrs.frozen(kw_only=True)
@@ -91,7 +96,7 @@ class WireCounts:
     messages_out: int = 0
 
 
-@attrs.define
+@attrs.define(repr=False)
 class Wiring:
     """What all connections share."""
 
@@ -102,9 +107,10 @@ class Wiring:
     count: Callable[[str, str], None]
     clock: Callable[[], float] = time.time
     counts: WireCounts = attrs.field(factory=WireCounts)
+    parsers: trio.CapacityLimiter = attrs.field(factory=lambda: trio.CapacityLimiter(PARSERS))
 
 
-@attrs.define(eq=False)
+@attrs.define(eq=False, repr=False)
 class Socket:
     """A connection's socket: carries the seat, and closes when the seat says so (``contexts.connection.Wire``)."""
 
@@ -193,6 +199,7 @@ class Socket:
         if connection is not None:
             connection.closing = True
             self.context.detach(connection)
+            self.wiring.heartbeat.forget_ended()
         if self._closing:
             stream.say_close(CloseCode(self.close_code))
         elif library is None or library.closed is None:
@@ -238,7 +245,11 @@ class Socket:
 
     async def _converse(self, library: WebSocketConnection, connection: Connection, nursery: trio.Nursery) -> None:
         if connection.older:
-            await self._open_older_thread(connection)
+            with trio.move_on_after(self.wiring.handshake_s) as scope:
+                await self._open_older_thread(connection)
+            if scope.cancelled_caught:  # nobody looks yet whether this client is still there
+                connection.shut(CloseCode.INTERNAL, "the store does not answer")
+                return
         self._welcome(connection)
         if connection.older and connection.thread_id is not None:
             self._older_handshake(connection, connection.thread_id)
@@ -257,6 +268,7 @@ class Socket:
         nursery.start_soon(take_turns)
         await self._pump(library, connection)
         # What the client said before it went away still takes effect.
+        connection.hang_up()
         connection.inbox_in.close()
         with trio.move_on_after(CLOSE_S):
             await dispatched.wait()
@@ -337,7 +349,7 @@ class Socket:
                 continue
             traffic.messages_in += 1
             traffic.last_activity = self.wiring.clock()
-            incoming = await _read(message)
+            incoming = await self._read(message)
             if isinstance(incoming.command, Ping | HeartbeatCommand):
                 # Above its budget a client is read no faster.
                 await wait_for_token(pings)
@@ -347,20 +359,20 @@ class Socket:
                 continue  # the dispatcher has gone: the connection is closing
             await connection.wait_for_room()
 
+    async def _read(self, message: str) -> Incoming:
+        if len(message) > PARSE_IN_THREAD:
+            return await trio.to_thread.run_sync(read_command, message, limiter=self.wiring.parsers)
+        return read_command(message)
+
     def _count(self) -> None:
         counts, stream, connection = self.wiring.counts, self.stream, self.connection
-        counts.closes[self.close_code] += 1
+        # What clients invent is counted as one, or they would choose how many labels the metric has.
+        counts.closes[self.close_code if self.close_code in COUNTED else OTHER_CODE] += 1
         counts.bytes_in += stream.bytes_in
         counts.bytes_out += stream.bytes_out
         if connection is not None:
             counts.messages_in += connection.traffic.messages_in
             counts.messages_out += connection.traffic.messages_out
-
-
-async def _read(message: str) -> Incoming:
-    if len(message) > PARSE_IN_THREAD:
-        return await trio.to_thread.run_sync(read_command, message)
-    return read_command(message)
 
 
 async def _echo(library: WebSocketConnection) -> None:

@@ -38,7 +38,8 @@ SLICE = 64 * 1024
 OWN_HIGH = 64 * 1024
 #: Seconds for the last bytes to leave, and for the client to close its side after ours.
 LINGER_S = 1.0
-#: Seconds a full socket may take nothing before the client counts as gone.
+#: Seconds in which a full socket must take ``SLICE`` bytes: the age budget of a slow client. It allows
+#: a kilobyte a second, slower than any link that a person would wait on.
 STALL_S = 60.0
 #: Seconds between two tries when the store does not answer a reader that needs it.
 STORE_RETRY_S = 0.5
@@ -60,6 +61,8 @@ class Source(Protocol):
 
     async def refill(self) -> None: ...
 
+    def too_slow(self) -> None: ...
+
 
 class WritePlan(Protocol):
     """Who calls ``flush`` soon; the flusher."""
@@ -76,7 +79,7 @@ class Progress(Enum):
     REFILL = "the next frames are in the store"
 
 
-@attrs.define(eq=False)
+@attrs.define(eq=False, repr=False)
 class Duplex(trio.abc.Stream):
     """The wire of one connection.
 
@@ -113,6 +116,8 @@ class Duplex(trio.abc.Stream):
     close_code: int | None = None
     _upgraded: bool = False
     _library_done: bool = False
+    _paced_at: float = 0.0
+    _paced_bytes: int = 0
     _close_gathered: bool = False
     _accepted: trio.Event = attrs.field(factory=trio.Event)
     _quiet: trio.Event = attrs.field(factory=trio.Event)
@@ -268,6 +273,7 @@ class Duplex(trio.abc.Stream):
 
     async def _write_all(self) -> None:
         """Write until there is nothing left, then give the socket back to the flusher."""
+        self._paced_at, self._paced_bytes = trio.current_time(), self.bytes_out
         try:
             while not self.closed:
                 if self._fd >= 0:
@@ -289,13 +295,27 @@ class Duplex(trio.abc.Stream):
             self.wake()
 
     async def _wait_writable(self) -> None:
-        with trio.move_on_after(STALL_S) as scope:
+        with self._age_budget() as scope:
             try:
                 await trio.lowlevel.wait_writable(self._fd)
             except trio.ClosedResourceError:
                 return  # closed meanwhile, which the caller sees
         if scope.cancelled_caught:
+            self._too_slow()
+
+    def _age_budget(self) -> trio.CancelScope:
+        """Return the scope of a wait for the client: it ends when less than a slice went out in ``STALL_S``."""
+        if self.bytes_out - self._paced_bytes >= SLICE:
+            self._paced_at, self._paced_bytes = trio.current_time(), self.bytes_out
+        return trio.CancelScope(deadline=self._paced_at + STALL_S)
+
+    def _too_slow(self) -> None:
+        if self.source is None or self.close_code is not None:
             self.give_up()
+        else:
+            # Its Close comes behind a tail that may never leave: then the socket is aborted a moment later.
+            self._paced_at, self._paced_bytes = trio.current_time(), self.bytes_out
+            self.source.too_slow()
 
     async def _refill(self) -> None:
         assert self.source is not None
@@ -314,8 +334,15 @@ class Duplex(trio.abc.Stream):
             return Progress.IDLE
         self._tail = data  # cancelled in the middle: the connection ends, and nothing follows it
         try:
-            await self.transport.send_all(data)
+            with self._age_budget() as scope:
+                await self.transport.send_all(data)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
+            self.give_up()
+            return Progress.IDLE
+        if scope.cancelled_caught:
+            # Torn, so no Close may follow; the seat says why.
+            if self.source is not None:
+                self.source.too_slow()
             self.give_up()
             return Progress.IDLE
         self._tail = b""

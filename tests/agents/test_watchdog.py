@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
+import sys
 import time
+import weakref
 
 import pytest
 
 from netra_ws import Run
+from netra_ws.agents.watchdog import find_run
 from netra_ws.testing import check_run, open_session
 
 
@@ -35,3 +38,16 @@ async def test_a_quick_loop_is_left_alone(caplog: pytest.LogCaptureFixture) -> N
     async with open_session({}) as (_, session):
         await (await session.start("x", agent="echo")).result()
     assert not [record for record in caplog.records if "has not moved" in record.getMessage()]
+
+
+def test_looking_keeps_nothing_alive() -> None:
+    """What a function lets go after the watchdog looked at it is gone, however long the function goes on."""
+
+    class Large:
+        pass
+
+    large = Large()
+    gone = weakref.ref(large)
+    assert find_run(sys._getframe()) is None
+    del large
+    assert gone() is None

@@ -10,29 +10,36 @@ import pytest
 from netra_ws.history.opening import make_store
 from netra_ws.history.stores.contract import Store
 
-#: Name → from an empty folder to something that makes stores which keep their rows at one place.
-STORES: dict[str, Callable[[Path], Callable[[], Store]]] = {}
+#: Name → from the test that asks to something that makes stores which keep their rows at one place.
+STORES: dict[str, Callable[[pytest.FixtureRequest], Callable[[], Store]]] = {}
 
 
-def _driver(make: Callable[[Path], Callable[[], Store]]) -> None:
+def _driver(make: Callable[[pytest.FixtureRequest], Callable[[], Store]]) -> None:
     STORES[make.__name__.strip("_")] = make
 
 
 @_driver
-def _memory(folder: Path) -> Callable[[], Store]:
+def _memory(request: pytest.FixtureRequest) -> Callable[[], Store]:
     store = make_store("memory:")
     return lambda: store
 
 
 @_driver
-def _sqlite(folder: Path) -> Callable[[], Store]:
+def _sqlite(request: pytest.FixtureRequest) -> Callable[[], Store]:
+    folder: Path = request.getfixturevalue("tmp_path")
     return lambda: make_store(f"sqlite:///{folder / 'netra_ws.db'}")
 
 
-@pytest.fixture(params=STORES)
-def new_store(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], Store]:
+@_driver
+def _postgres(request: pytest.FixtureRequest) -> Callable[[], Store]:
+    url: str = request.getfixturevalue("postgres_url")
+    return lambda: make_store(url)
+
+
+@pytest.fixture(params=[pytest.param(name, marks=[pytest.mark.postgres] * (name == "postgres")) for name in STORES])
+def new_store(request: pytest.FixtureRequest) -> Callable[[], Store]:
     """Makes a store at the test's own place, each time another one where the driver has such."""
-    return STORES[request.param](tmp_path)
+    return STORES[request.param](request)
 
 
 @pytest.fixture

@@ -224,6 +224,14 @@ async def test_events_are_a_range(store: Store) -> None:
     assert seqs(await store.events(KEY, EPOCH, 0, 100, -1)) == []
 
 
+async def test_events_are_read_in_portions_of_bytes(store: Store) -> None:
+    """A read ends with the event that reaches its bound in bytes, and always makes progress."""
+    await store.write([put_stream(), *(put_event(seq, payload=b"x" * 100) for seq in (1, 2, 3))])
+    for most, found in ((1, [1]), (100, [1]), (101, [1, 2]), (300, [1, 2, 3]), (10**9, [1, 2, 3])):
+        assert seqs(await store.events(KEY, EPOCH, 0, 100, 100, most)) == found
+    assert seqs(await store.events(KEY, EPOCH, 0, 100, 2, 10**9)) == [1, 2]
+
+
 async def test_events_belong_to_their_stream_and_epoch(store: Store) -> None:
     """The same numbers in two streams are different events; an unknown stream or epoch has none."""
     other = "job:alice"
@@ -298,3 +306,22 @@ async def test_trim_says_only_what_changed(store: Store) -> None:
     await store.write([put_stream(reserved=5_000), put_event(7)])
     assert await store.stream(KEY) == StreamRow(key=KEY, epoch=EPOCH, reserved=5_000, trimmed=2)
     assert await store.trim(5.0) == {KEY: 7}
+
+
+async def test_trim_goes_in_portions(store: Store) -> None:
+    """Called until it returns nothing, trim removes all that is old, of many streams and of one that is long."""
+    keys = [f"user:{number}" for number in range(20)]
+    for key in keys:
+        await store.write([put_stream(key), put_event(1, key=key), put_event(2, key=key, at=9.0)])
+    await store.write([put_stream(), *(put_event(seq, run_id="r") for seq in range(1, 6_001))])
+    await store.write([put_event(6_001, at=9.0)])
+    ends: dict[str, int] = {}
+    while trimmed := await store.trim(5.0):
+        assert all(ends.get(key, 0) < last for key, last in trimmed.items())
+        for key, last in trimmed.items():
+            row = await store.stream(key)
+            assert row is not None
+            assert row.trimmed == last
+        ends |= trimmed
+    assert ends == {KEY: 6_000, **dict.fromkeys(keys, 1)}
+    assert await all_seqs(store) == [6_001]

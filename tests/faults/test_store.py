@@ -118,3 +118,131 @@ async def test_a_database_that_is_taken_away(server: StartServer, tmp_path: Path
         with trio.fail_after(10):  # the recorder tries again within two seconds
             while (await http(running, "/ready")).status != 200:
                 await trio.sleep(0.05)
+
+
+@pytest.fixture
+def soon_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A store counts as away after a moment."""
+    monkeypatch.setattr("netra_ws.history.recorder.AWAY_S", 0.1)
+    monkeypatch.setattr("netra_ws.contexts.registry.AWAY_S", 0.1)
+    monkeypatch.setattr("netra_ws.contexts.registry.WATCH_EVERY_S", 0.02)
+    monkeypatch.setattr("netra_ws.contexts.dispatch.READ_S", 0.3)
+
+
+@pytest.mark.parametrize("mood", [Health.AWAY, Health.HANGING, Health.FULL])
+async def test_nothing_new_is_begun_while_the_store_is_away(server: StartServer, soon_away: None, mood: Health) -> None:
+    """New runs, threads and changes of them answer UNAVAILABLE during an outage and leave nothing behind."""
+    begun: list[str] = []
+
+    async def agent(run: Run) -> None:
+        begun.append(run.text)
+
+    store = FaultyStore()
+    running = await server(agents={"agent": agent}, store=store, timing__finalise_s=0.3)
+    async with connect(running) as client:
+        await client.ask("create_thread", thread_id="t")
+        store.turn(mood)
+        await client.send("chat", content="first", agent="agent", thread_id="t")
+        await client.until("connection_warning")
+        for type_, fields in (
+            ("chat", {"content": "x", "agent": "agent", "thread_id": "t"}),
+            ("chat", {"content": "x", "agent": "agent"}),
+            ("start_agent", {"user_request": "x", "agent": "agent", "thread_id": "t"}),
+            ("rename_thread", {"thread_id": "t", "title": "other"}),
+            ("delete_thread", {"thread_id": "t"}),
+        ):
+            refused = await client.ask(type_, id=f"{type_} {sorted(fields)}", **fields)
+            assert (refused["code"], refused["retryable"]) == ("UNAVAILABLE", True)
+        store.turn(Health.WELL)
+        await client.until("agent_completed")
+        assert begun == ["first"]
+        history = await client.ask("get_thread_history", thread_id="t", id="h")
+        assert [message["content"] for message in history["messages"]] == ["first"]
+        assert len((await client.ask("list_threads", id="l"))["threads"]) == 1
+
+
+async def test_an_answer_does_not_wait_for_the_store_without_end(server: StartServer, soon_away: None) -> None:
+    """A command that was taken before the outage answers UNAVAILABLE; repeated, it gets the true answer, done once."""
+    store = FaultyStore()
+    running = await server(store=store, timing__finalise_s=0.3)
+    async with connect(running) as client:
+        await client.ask("create_thread", thread_id="t")
+        store.turn(Health.HANGING)
+        refused = await client.ask("rename_thread", thread_id="t", title="new", id="c")
+        assert (refused["code"], refused["retryable"]) == ("UNAVAILABLE", True)
+        again = await client.ask("rename_thread", thread_id="t", title="new", id="c")
+        assert again["code"] == "UNAVAILABLE"
+        store.turn(Health.WELL)
+        event = (await client.until("thread_renamed"))[-1]
+        assert event["title"] == "new"
+        assert "seq" in event
+        done = await client.ask("rename_thread", thread_id="t", title="new", id="c")
+        assert (done["type"], done["reply_to"]) == ("thread_renamed", "c")
+        await client.send("ping", id="p")
+        assert [e["type"] for e in await client.until("pong")] == ["pong"]  # no second event
+
+
+async def test_a_start_whose_id_cannot_be_looked_up_is_not_begun(server: StartServer, soon_away: None) -> None:
+    """A start whose id might have been used before a restart is refused while the store cannot tell."""
+    begun: list[str] = []
+
+    async def agent(run: Run) -> None:
+        begun.append(run.text)
+
+    store = FaultyStore()
+    running = await server(agents={"agent": agent}, store=store)
+    async with connect(running) as client:
+        await client.ask("create_thread", thread_id="t")
+        store.turn(Health.HANGING)
+        refused = await client.ask("chat", content="x", agent="agent", thread_id="t", id="c")
+        assert (refused["code"], begun) == ("UNAVAILABLE", [])
+        store.turn(Health.WELL)
+        await client.ask("chat", content="x", agent="agent", thread_id="t", id="c")
+        await client.until("agent_completed")
+        assert begun == ["x"]
+
+
+async def test_a_stop_whose_end_cannot_be_stored_says_that_the_run_has_stopped(server: StartServer) -> None:
+    """A stop during an outage ends the agent and answers UNAVAILABLE with stopped: true; its end is told later."""
+    ended = trio.Event()
+
+    async def agent(run: Run) -> None:
+        try:
+            await run.say("on it")
+            await trio.sleep_forever()
+        finally:
+            ended.set()
+
+    store = FaultyStore()
+    running = await server(agents={"agent": agent}, store=store, timing__finalise_s=0.3)
+    async with connect(running) as client:
+        run_id = (await client.ask("chat", content="x", agent="agent"))["run_id"]
+        await client.until("agent_message")
+        store.turn(Health.AWAY)
+        refused = await client.ask("stop_agent", run_id=run_id, id="s")
+        assert ended.is_set()
+        assert (refused["code"], refused["details"]["stopped"]) == ("UNAVAILABLE", True)
+        store.turn(Health.WELL)
+        completed = (await client.until("agent_completed"))[-1]
+        assert (completed["status"], completed["cancelled_by"]) == ("cancelled", "user")
+        stopped = await client.ask("stop_agent", run_id=run_id, id="s")
+        assert (stopped["type"], stopped["status"]) == ("ack", "cancelled")
+
+
+async def test_an_agent_that_waits_for_the_store_is_not_idle(server: StartServer) -> None:
+    """An outage that is longer than the idle timeout does not end the runs that wait for the store."""
+
+    async def agent(run: Run) -> None:
+        for number in range(3000):
+            await run.emit("n", number)
+
+    store = FaultyStore()
+    running = await server(
+        agents={"agent": agent}, store=store, limits__max_events_per_run=10_000, timing__idle_timeout_s=0.4
+    )
+    async with connect(running) as client:
+        await client.ask("chat", content="x", agent="agent")
+        store.turn(Health.HANGING)
+        await trio.sleep(1.2)
+        store.turn(Health.WELL)
+        assert (await client.until("agent_completed"))[-1]["status"] == "success"

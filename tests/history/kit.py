@@ -14,7 +14,7 @@ import trio
 from netra_ws.errors import StoreError, Trimmed
 from netra_ws.history.cursor import Cursor
 from netra_ws.history.recorder import Recorder
-from netra_ws.history.stores.contract import EventRow, Write
+from netra_ws.history.stores.contract import NO_BOUND, EventRow, Write
 from netra_ws.history.stores.memory import MemoryStore
 from netra_ws.history.stream import Step, Stream
 from netra_ws.history.streams import Streams
@@ -110,9 +110,11 @@ class TroubledStore:
             raise StoreError("the disk is on fire")
         return trimmed
 
-    async def events(self, key: str, epoch: str, after: int, upto: int, limit: int) -> Sequence[EventRow]:
+    async def events(
+        self, key: str, epoch: str, after: int, upto: int, limit: int, max_bytes: int = NO_BOUND
+    ) -> Sequence[EventRow]:
         self.reads += 1
-        rows = await self.kept.events(key, epoch, after, upto, limit)
+        rows = await self.kept.events(key, epoch, after, upto, limit, max_bytes)
         meanwhile, self.meanwhile = self.meanwhile, None
         if meanwhile is not None:
             await meanwhile()

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from netra_ws.errors import StoreError, Trimmed
 from netra_ws.history import cursor as cursor_module
-from netra_ws.history.cursor import CHUNK_ROWS, MERGE_BEHIND, Cursor
+from netra_ws.history.cursor import CHUNK_BYTES, CHUNK_ROWS, MERGE_BEHIND, Cursor
 from netra_ws.history.stream import Stream
 from netra_ws.protocol.events import AgentMessage, Event
 
@@ -212,6 +212,7 @@ def test_every_reader_reads_the_same(work: Sequence[Any], ring: int) -> None:
     """However readers stop, continue and lag, each has every durable event once, in order, and every text."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cursor_module, "CHUNK_ROWS", 3)
+        patch.setattr(cursor_module, "CHUNK_BYTES", 500)
         patch.setattr(cursor_module, "MERGE_BEHIND", 4)
         trio.run(_work, work, ring)
 
@@ -279,6 +280,24 @@ async def test_ten_thousand_events_behind() -> None:
     author.say("delta", 0)
     await drain(cursor, client)
     author.check(client)
+
+
+async def test_large_events_are_read_ahead_in_bounded_pieces() -> None:
+    """A reader of the store holds bytes, not rows, up to its bound, however large the events are."""
+    stream, sink, store = await open_by_hand(ring_events=10)
+    for number in range(300):
+        stream.append(said("x" * 50_000 + str(number)))
+        await sink.commit()
+    cursor, client, most = Cursor(stream, store, 0), Client(), 0
+    while cursor.pending:
+        try:
+            for frame in cursor.take(65536):
+                client.hear(frame)
+        except Trimmed:
+            await cursor.refill()
+            most = max(most, sum(len(frame) for _, frame in cursor._ahead))
+    assert [fields["value"][50_000:] for fields in client.heard] == [str(number) for number in range(300)]
+    assert CHUNK_BYTES <= most < CHUNK_BYTES + 60_000
 
 
 async def test_neighbouring_deltas_are_merged_for_whoever_is_behind() -> None:

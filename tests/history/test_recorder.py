@@ -218,17 +218,23 @@ async def test_statistics(autojump_clock: Clock) -> None:
 
 
 class TrimmedStore(TroubledStore):
-    """Notes when it is trimmed, and removes what it is told to."""
+    """Notes when a round of trimming begins; in each it removes up to 3, then up to 5, then nothing."""
 
     def __init__(self) -> None:
         super().__init__()
         self.trims: list[tuple[float, float]] = []
+        self.portions = [3, 5]
 
     async def trim(self, before: float) -> Mapping[str, int]:
-        self.trims.append((trio.current_time(), before))
-        if self._fails():
-            raise StoreError("away")
-        return {KEY: 5}
+        await trio.lowlevel.checkpoint()
+        if self.portions == [3, 5]:
+            self.trims.append((trio.current_time(), before))
+            if self._fails():
+                raise StoreError("away")
+        if self.portions:
+            return {KEY: self.portions.pop(0)}
+        self.portions = [3, 5]
+        return {}
 
 
 async def run_for(seconds: float, store: TrimmedStore, retention_s: float | None) -> Streams:

@@ -47,7 +47,7 @@ async def test_accepting_goes_on_after_the_system_ran_out(
     """Without a free descriptor the door waits a moment, counts, and accepts the next client."""
     running = await server()
     ours, theirs = pair()
-    listener = Listener([code, code], ours)
+    listener = Listener([code] * 4, ours)  # each time again with the spare descriptor
     started = trio.current_time()
     async with trio.open_nursery() as nursery:
         await nursery.start(running.door.run, [listener])

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import socket
@@ -21,7 +22,7 @@ from netra_ws.wire.flusher import Flusher
 from netra_ws.wire.frames import Fragments
 from netra_ws.wire.stream import OWN_HIGH, SLICE, Duplex
 from tests.conftest import StartServer
-from tests.kit import CLOSE, PING, PONG, TEXT, Client, Frame, connect, frame, holdings, settles, token, upgrade
+from tests.kit import CLOSE, PING, PONG, TEXT, Client, Ended, Frame, connect, frame, holdings, settles, token, upgrade
 
 from .agents import talker, text_of, waiter, worker
 
@@ -36,6 +37,10 @@ class Frames:
     stored: list[bytes] = attrs.field(factory=list)
     fails: int = 0
     broken: bool = False
+    slow: int = 0
+
+    def too_slow(self) -> None:
+        self.slow += 1
 
     @property
     def pending(self) -> bool:
@@ -357,15 +362,51 @@ async def test_a_source_that_fails_ends_only_its_own_connection(bench: Bench, ca
     await other.abort()
 
 
-async def test_a_socket_that_takes_nothing_for_long_is_given_up(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A peer that acknowledges nothing does not hold its connection for ever."""
-    monkeypatch.setattr(module, "STALL_S", 0.1)
-    stream, _ = bench.on_socket(Frames(numbered(5000)), send_buffer=4096)
+@pytest.mark.parametrize("taken", [0, 1000])
+async def test_a_client_that_takes_too_little_is_too_slow(
+    taken: int, bench: Bench, autojump_clock: trio.testing.MockClock
+) -> None:
+    """A full socket that takes less than a slice a minute has used up its age, however it trickles."""
+    source = Frames(numbered(50_000))
+    stream, client = bench.on_socket(source, send_buffer=4096)
     await stream.send_all(ANSWER_101)
-    with trio.fail_after(5):
-        while not stream.closed:
-            await trio.sleep(0.01)
+    await wait_all_tasks_blocked()
+    began = trio.current_time()
+    while not source.slow and trio.current_time() < began + 300:
+        await trio.sleep(5)
+        if taken:
+            await client._take(taken)
+    assert source.slow == 1
+    assert trio.current_time() == pytest.approx(began + module.STALL_S, abs=5)
     await stream.abort()
+
+
+async def test_a_client_that_reads_slowly_but_reads_is_not_too_slow(
+    bench: Bench, autojump_clock: trio.testing.MockClock
+) -> None:
+    """A client on a link of two kilobytes a second keeps its connection for as long as it takes."""
+    source = Frames(numbered(50_000))
+    stream, client = bench.on_socket(source, send_buffer=4096)
+    await stream.send_all(ANSWER_101)
+    for _ in range(200):
+        await trio.sleep(5)
+        await client._take(10_000)
+    assert not source.slow
+    await stream.abort()
+
+
+async def test_a_transport_without_descriptor_that_takes_nothing_is_too_slow(
+    bench: Bench, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Over TLS or memory, too, the wait for a client ends; the frame is torn, so nothing is written behind it."""
+    ours, theirs = trio.testing.lockstep_stream_pair()
+    source = Frames(numbered(10))
+    stream = bench.put(ours, source)
+    await stream.send_all(ANSWER_101)
+    await trio.sleep(module.STALL_S + 1)
+    assert source.slow == 1
+    assert stream.closed
+    await trio.aclose_forcefully(theirs)
 
 
 async def test_seeing_off_lets_the_last_bytes_leave_a_full_socket(bench: Bench) -> None:
@@ -482,6 +523,59 @@ async def test_a_slow_reader_gets_every_byte_and_holds_up_nobody(server: StartSe
         assert "".join(texts.values()) == "".join(text_of(pieces, size))
         assert (await slow.ask("ping"))["type"] == "pong", "the flusher has its socket again"
     await settles(running, before)
+
+
+async def closed_as_slow(server: Any) -> None:
+    with trio.fail_after(10):
+        while not server.wiring.counts.closes[CloseCode.SLOW_CONSUMER]:
+            await trio.sleep(0.01)
+
+
+@pytest.mark.parametrize("budget", ["age", "bytes"])
+async def test_a_client_past_its_budget_is_closed_with_4000_and_resumes(
+    budget: str, server: StartServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who reads nothing for too long, or falls back too far, is closed with 4000; by its position it misses nothing."""
+    if budget == "age":
+        monkeypatch.setattr(module, "STALL_S", 0.2)
+    else:
+        monkeypatch.setattr("netra_ws.contexts.connection.LAG_BYTES", 1_000_000)
+    running = await server(agents={"worker": worker(700, 4000)}, history__ring_bytes=500_000)
+    async with connect(running, receive_buffer=4096) as slow, connect(running) as quick:
+        await slow.send("user_message", content="go", agent="worker", thread_id="t")
+        whole = [message for message in await quick.until("agent_completed") if "seq" in message]
+        await closed_as_slow(running)
+        assert (await quick.ask("ping"))["type"] == "pong", "the user's other connection goes on"
+        heard: list[dict[str, Any]] = []
+        with contextlib.suppress(Ended):
+            while (received := await slow.receive_frame()).opcode != CLOSE:
+                heard.append(received.json())
+        heard = [message for message in heard if "seq" in message]
+    position = f"{running_epoch(running)}:{heard[-1]['seq'] if heard else whole[0]['seq'] - 1}"
+    async with connect(running, path=f"/ws?resume={position}") as again:
+        heard += [message for message in await again.until("replay_completed") if "seq" in message]
+    assert heard == whole
+
+
+def running_epoch(server: Any) -> str:
+    return str(next(iter(server.streams)).epoch)
+
+
+async def test_what_is_not_read_is_not_made(server: StartServer) -> None:
+    """A client that asks for page after page and reads none of them costs one answer above the bound, not all."""
+    running = await server()
+    async with connect(running, receive_buffer=4096) as client, connect(running, "bob") as bob:
+        await client.ask("chat", content="x" * 500_000, agent="echo", thread_id="t")
+        await client.until("agent_completed")
+        for number in range(60):
+            await client.send("get_thread_history", thread_id="t", id=str(number))
+        await trio.sleep(0.3)
+        (context,) = (context for context in running.registry if context.user_id != "bob")
+        (connection,) = context.connections.values()
+        assert 0 < connection._control_bytes < 3 * 2**20
+        assert (await bob.ask("ping"))["type"] == "pong"
+        for number in range(60):
+            assert (await client.until("thread_history"))[-1]["reply_to"] == str(number)
 
 
 @pytest.mark.parametrize("url", ["memory:", "sqlite"])

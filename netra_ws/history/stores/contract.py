@@ -1,6 +1,6 @@
 """What a store must do for the recorder and the ledger.
 
-A store is written to by one task only, the recorder, in batches. It is read from anywhere. Promises
+A store is written to by the recorder only, in batches, one at a time. It is read from anywhere. Promises
 that every driver keeps, and that ``tests/contract/test_stores.py`` checks on each:
 
 - ``write`` is one transaction: after an error nothing of the batch is there, after success all of it.
@@ -27,6 +27,9 @@ import attrs
 Durability = Literal["process", "power"]
 
 RunState = Literal["queued", "running", "success", "cancelled", "error", "timeout", "lost"]
+
+#: More than any store keeps.
+NO_BOUND = 2**62
 
 #: States of a run that has not ended; what a crash leaves behind.
 UNFINISHED: tuple[RunState, ...] = ("queued", "running")
@@ -102,6 +105,18 @@ class RunRow:
     command_id: str | None = None
     command_digest: str | None = None
     parent_run_id: str | None = None
+
+
+@attrs.frozen(kw_only=True)
+class Usage:
+    """About how much is kept of a user, in bytes: payloads of events; texts and attachments of messages."""
+
+    events: int
+    messages: int
+
+    @property
+    def total(self) -> int:
+        return self.events + self.messages
 
 
 # Writes: what the recorder hands over.
@@ -236,10 +251,11 @@ class Store(Protocol):
         ...
 
     async def trim(self, before: float) -> Mapping[str, int]:
-        """Remove events older than *before* (Unix seconds) that belong to no unfinished run.
+        """Remove events older than *before* (Unix seconds) that belong to no unfinished run, a portion of them.
 
-        Of each stream a prefix is removed, never a hole: events after the first one that has to
-        stay are kept. Sets ``trimmed`` of each stream in the same transaction. Called by the recorder.
+        To be called again until it returns nothing; writes may go on meanwhile. Of each stream a prefix
+        is removed, never a hole: events after the first one that has to stay are kept. ``trimmed`` of a
+        stream is set before, or together. After an error nothing was removed that was not returned before.
         An unfinished run is known by its id alone: one of another user, too, may hold a stream back.
 
         Returns:
@@ -247,10 +263,23 @@ class Store(Protocol):
         """
         ...
 
+    async def shorten(self, key: str, keep_bytes: int) -> Mapping[str, int]:
+        """Remove the oldest events of one stream until *keep_bytes* bytes remain, a portion of them.
+
+        To be called again until it returns nothing. Otherwise as ``trim``: never a hole, and nothing from
+        the first event of an unfinished run on. Called by the recorder.
+        """
+        ...
+
     async def stream(self, key: str) -> StreamRow | None: ...
 
-    async def events(self, key: str, epoch: str, after: int, upto: int, limit: int) -> Sequence[EventRow]:
-        """Return up to *limit* durable events with ``after < seq <= upto``, ascending."""
+    async def events(
+        self, key: str, epoch: str, after: int, upto: int, limit: int, max_bytes: int = NO_BOUND
+    ) -> Sequence[EventRow]:
+        """Return up to *limit* durable events with ``after < seq <= upto``, ascending.
+
+        The first one whose payload makes them *max_bytes* or more together is the last.
+        """
         ...
 
     async def run_events(self, key: str, epoch: str, run_id: str) -> Sequence[EventRow]:
@@ -264,6 +293,14 @@ class Store(Protocol):
         ...
 
     async def count_threads(self, user_id: str) -> int: ...
+
+    async def oldest_threads(self, user_id: str, limit: int) -> Sequence[tuple[ThreadRow, int]]:
+        """Return up to *limit* threads by (updated_at, thread_id) ascending, each with the bytes of its messages."""
+        ...
+
+    async def usage(self, user_id: str, key: str) -> Usage:
+        """Return how much is kept of a user, whose stream is *key*."""
+        ...
 
     async def messages(
         self, user_id: str, thread_id: str, limit: int, before: int | None, upto: int

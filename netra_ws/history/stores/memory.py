@@ -19,6 +19,7 @@ import trio
 from netra_ws.errors import StoreError
 
 from .contract import (
+    NO_BOUND,
     UNFINISHED,
     DeleteThread,
     DropMessages,
@@ -34,6 +35,7 @@ from .contract import (
     SetRunState,
     StreamRow,
     ThreadRow,
+    Usage,
     Write,
 )
 from .shelves import Ledger, Log
@@ -110,19 +112,42 @@ class MemoryStore:
                 trimmed[stream.key] = self._trim(stream, log, count)
         return trimmed
 
+    async def shorten(self, key: str, keep_bytes: int) -> Mapping[str, int]:
+        await self._ready()
+        stream = self._streams.get(key)
+        if stream is None:
+            return {}
+        log = self._logs[key, stream.epoch]
+        unfinished = {run_id for _, run_id in self._unfinished}
+        excess, count = _bytes_of(log) - keep_bytes, 0
+        for row in log.rows:
+            if excess <= 0 or row.run_id in unfinished:
+                break
+            count += 1
+            excess -= len(row.payload)
+        return {key: self._trim(stream, log, count)} if count else {}
+
     # Public methods: reads.
 
     async def stream(self, key: str) -> StreamRow | None:
         await self._ready()
         return self._streams.get(key)
 
-    async def events(self, key: str, epoch: str, after: int, upto: int, limit: int) -> Sequence[EventRow]:
+    async def events(
+        self, key: str, epoch: str, after: int, upto: int, limit: int, max_bytes: int = NO_BOUND
+    ) -> Sequence[EventRow]:
         await self._ready()
         log = self._logs.get((key, epoch))
         if log is None or limit <= 0:
             return []
         first = bisect_right(log.seqs, after)
-        return [_event(row) for row in log.rows[first : min(bisect_right(log.seqs, upto), first + limit)]]
+        rows: list[EventRow] = []
+        for row in log.rows[first : min(bisect_right(log.seqs, upto), first + limit)]:
+            if max_bytes <= 0:
+                break
+            rows.append(_event(row))
+            max_bytes -= len(row.payload)
+        return rows
 
     async def run_events(self, key: str, epoch: str, run_id: str) -> Sequence[EventRow]:
         await self._ready()
@@ -139,6 +164,16 @@ class MemoryStore:
 
     async def count_threads(self, user_id: str) -> int:
         return len((await self._ledger(user_id)).threads)
+
+    async def oldest_threads(self, user_id: str, limit: int) -> Sequence[tuple[ThreadRow, int]]:
+        ledger = await self._ledger(user_id)
+        rows = heapq.nsmallest(limit, ledger.threads.values(), key=lambda row: (row.updated_at, row.thread_id))
+        return [(row, ledger.size(row.thread_id)) for row in rows]
+
+    async def usage(self, user_id: str, key: str) -> Usage:
+        ledger, stream = await self._ledger(user_id), self._streams.get(key)
+        events = 0 if stream is None else _bytes_of(self._logs[key, stream.epoch])
+        return Usage(events=events, messages=sum(ledger.size(thread_id) for thread_id in ledger.threads))
 
     async def messages(
         self, user_id: str, thread_id: str, limit: int, before: int | None, upto: int
@@ -275,6 +310,10 @@ class MemoryStore:
             del ledger.runs[ended.run_id]
             if ended.command_id is not None:
                 del ledger.commands[ended.command_id]
+
+
+def _bytes_of(log: Log) -> int:
+    return sum(len(row.payload) for row in log.rows)
 
 
 def _event(row: PutEvent) -> EventRow:

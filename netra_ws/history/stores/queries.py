@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
-from .schema import AnyText, event, message, run, stream, thread, unfinished
+from .schema import event, message, run, stream, thread, unfinished
+from .texts import AnyText
 
 
 def _is(*columns: sa.Column[str]) -> sa.ColumnElement[bool]:
     return sa.and_(*(column == sa.bindparam(column.name) for column in columns))
 
 
-_LIMIT = sa.bindparam("limit", type_=sa.Integer)
+_LIMIT = sa.bindparam("limit", type_=sa.BigInteger)
 _EVENT = sa.select(event.c.seq, event.c.type, event.c.payload).where(_is(event.c.stream, event.c.epoch))
 _MESSAGE = sa.select(*(column for column in message.c if column.name != "id"))
 _RUN = sa.select(*(column for column in run.c if column.name != "changed_at"))
@@ -25,6 +26,8 @@ EVENTS = (
     .order_by(event.c.seq)
     .limit(_LIMIT)
 )
+
+EVENT_SIZES = EVENTS.with_only_columns(event.c.seq, sa.func.length(event.c.payload).label("size"))
 
 RUN_EVENTS = _EVENT.where(_is(event.c.run_id)).order_by(event.c.seq)
 

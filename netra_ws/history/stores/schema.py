@@ -1,38 +1,15 @@
-"""The tables, the same for every SQL engine, and the version by which a later one knows them."""
+"""The tables, the same for every SQL engine.
+
+A database gets them by the steps in ``migrations``: whoever changes something here adds one, and a test
+compares the two.
+"""
 
 from __future__ import annotations
 
 import sqlalchemy as sa
 
-from netra_ws.errors import StoreError
-
 from .contract import UNFINISHED
-
-VERSION = 1
-
-
-class AnyText(sa.TypeDecorator[str]):
-    """Text that comes back as it went in.
-
-    No UTF-8 engine takes a lone surrogate, but an agent can make one, and a batch refused for it would
-    be tried again for ever. Such a text is kept as bytes, which SQLite allows in a column of texts.
-    """
-
-    impl = sa.Text
-    cache_ok = True
-
-    def process_bind_param(self, value: str | None, dialect: sa.Dialect) -> str | bytes | None:
-        if value is None or value.isascii():
-            return value
-        try:
-            value.encode()
-        except UnicodeEncodeError:
-            return value.encode("utf-8", "surrogatepass")
-        return value
-
-    def process_result_value(self, value: str | bytes | None, dialect: sa.Dialect) -> str | None:
-        return value.decode("utf-8", "surrogatepass") if isinstance(value, bytes) else value
-
+from .texts import AnyJson, AnyText, plain_text
 
 metadata = sa.MetaData()
 
@@ -44,8 +21,6 @@ def _text(name: str, *, key: bool = False, empty: bool = False) -> sa.Column[str
 def _time(name: str) -> sa.Column[float]:
     return sa.Column(name, sa.Double, nullable=False)
 
-
-version = sa.Table("netra_schema", metadata, sa.Column("version", sa.Integer, nullable=False))
 
 stream = sa.Table(
     "stream",
@@ -64,7 +39,7 @@ event = sa.Table(
     _text("stream", key=True),
     _text("epoch", key=True),
     sa.Column("seq", sa.BigInteger, primary_key=True),
-    sa.Column("type", sa.Text, nullable=False),
+    sa.Column("type", plain_text(), nullable=False),
     _text("thread_id", empty=True),
     _text("run_id", empty=True),
     _time("created_at"),
@@ -81,7 +56,7 @@ thread = sa.Table(
     _text("user_id", key=True),
     _text("thread_id", key=True),
     _text("title"),
-    sa.Column("metadata", sa.JSON, nullable=False),
+    sa.Column("metadata", AnyJson, nullable=False),
     _time("created_at"),
     _time("updated_at"),
 )
@@ -95,11 +70,11 @@ message = sa.Table(
     _text("thread_id"),
     _text("message_id"),
     _text("run_id", empty=True),
-    sa.Column("role", sa.Text, nullable=False),
+    sa.Column("role", plain_text(), nullable=False),
     _text("content"),
     _time("created_at"),
     sa.Column("seq", sa.BigInteger, nullable=False),
-    sa.Column("attachments", sa.JSON, nullable=False),
+    sa.Column("attachments", AnyJson, nullable=False),
     sa.UniqueConstraint("user_id", "message_id"),
 )
 sa.Index("message_by_place", message.c.user_id, message.c.thread_id, message.c.seq, message.c.message_id)
@@ -113,10 +88,10 @@ run = sa.Table(
     _text("thread_id"),
     _text("agent_name"),
     _text("message_id"),
-    sa.Column("state", sa.Text, nullable=False),
+    sa.Column("state", plain_text(), nullable=False),
     _time("created_at"),
     sa.Column("started_seq", sa.BigInteger, nullable=False),
-    sa.Column("trigger", sa.Text, nullable=False),
+    sa.Column("trigger", plain_text(), nullable=False),
     _text("command_id", empty=True),
     _text("command_digest", empty=True),
     _text("parent_run_id", empty=True),
@@ -124,6 +99,13 @@ run = sa.Table(
 )
 #: Written out, not bound: SQLite uses a partial index only where the query repeats its condition.
 unfinished = run.c.state.in_([sa.literal_column(f"'{state}'") for state in UNFINISHED])
+
+
+def unfinished_run_of(events: sa.Table) -> sa.ColumnElement[bool]:
+    """Return the condition that an event belongs to a run that has not ended, whose ever."""
+    return sa.and_(events.c.run_id.is_not(None), events.c.run_id.in_(sa.select(run.c.run_id).where(unfinished)))
+
+
 _has_command = run.c.command_id.is_not(None)
 sa.Index(
     "run_of_command",
@@ -141,26 +123,3 @@ sa.Index(
     sqlite_where=unfinished,
     postgresql_where=unfinished,
 )
-
-# Words come folded and parted (see search.py). To this tokenizer every byte above 127 is part of a
-# word, so what the index takes for one is decided by words.py alone.
-_WORDS = "CREATE VIRTUAL TABLE message_words USING fts5(words, tokenize = 'ascii')"
-
-
-def prepare(connection: sa.Connection) -> None:
-    """Make the tables in an empty database; look at the version of any other.
-
-    Raises:
-        StoreError: A newer version of this package, or another program, made what is there.
-    """
-    tables = sa.inspect(connection).get_table_names()
-    if version.name in tables:
-        found = connection.execute(sa.select(version.c.version)).scalar()
-        if found != VERSION:
-            raise StoreError(f"it has schema {found}, this version of netra_ws knows {VERSION}; use a newer netra_ws")
-    elif tables:
-        raise StoreError(f"it holds tables of another program, such as {tables[0]!r}")
-    else:
-        metadata.create_all(connection, checkfirst=False)
-        connection.exec_driver_sql(_WORDS)
-        connection.execute(version.insert(), {"version": VERSION})

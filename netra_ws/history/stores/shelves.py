@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from bisect import bisect_left, insort
 from collections import Counter, defaultdict
 from typing import Any
@@ -60,6 +61,11 @@ class Ledger:
         self.counts[row.message_id] = count = Counter(words(row.content))
         for word in count:
             self.found[word].add(row.message_id)
+
+    def size(self, thread_id: str) -> int:
+        """Return the bytes of a thread's messages, about."""
+        rows = [self.messages[message_id] for _, message_id in self.places.get(thread_id, ())]
+        return sum(len(row.content) + len(json.dumps(list(row.attachments))) for row in rows)
 
     def remove(self, message_id: str) -> None:
         row = self.messages.pop(message_id)

@@ -12,27 +12,34 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol, TypeVar
 
+import attrs
 import sqlalchemy as sa
 import trio
 
 from netra_ws.errors import StoreError
 
 from . import queries, search
-from .contract import EventRow, MessageRow, RunRow, StreamRow, ThreadRow, Write
-from .trimming import trim
+from .contract import NO_BOUND, EventRow, MessageRow, RunRow, StreamRow, ThreadRow, Usage, Write
+from .trimming import Cut, find, mark, remove
+from .usage import find_excess, measure, oldest
 from .writes import carry_out
 
 Row = TypeVar("Row")
 T = TypeVar("T")
 
-# Above every seq, which JSON keeps below 2^53, and within an engine's integers.
-_NO_SEQ = 2**62
+
+@attrs.frozen
+class _Size:
+    seq: int
+    size: int
 
 
 class Database(Protocol):
     """What one engine gives to ``SqlStore``; every method blocks and is called in a worker thread."""
 
     name: str
+    #: The name that SQLAlchemy has for it.
+    dialect: str
     #: How many threads may be in ``reading`` at the same time.
     readers: int
 
@@ -45,13 +52,17 @@ class Database(Protocol):
 class SqlStore:
     """Keeps streams and the ledger in *database*; see ``contract.Store`` for the promises.
 
-    *Cancellation:* a call that has reached its thread is waited for, then goes on as if not cancelled.
+    *Cancellation:* a write that has reached its thread is waited for, then goes on as if not cancelled; a read is
+    left alone there.
     """
 
     def __init__(self, database: Database) -> None:
         self.name = database.name
         self._database = database
         self._open = False
+        # Where the next portion of ``trim`` begins, and what the last one could not say.
+        self._trimmed_to = ""
+        self._unremoved: StoreError | None = None
         # One token each: the writer is never behind readers, nor they behind it.
         self._writer = trio.CapacityLimiter(1)
         self._readers = trio.CapacityLimiter(database.readers)
@@ -65,7 +76,8 @@ class SqlStore:
         async with self._alone():
             if self._open:
                 raise StoreError("the store is open already")
-            await trio.to_thread.run_sync(self._database.open)
+            # A limiter of its own: Trio's may be used up by whatever else runs in this process.
+            await trio.to_thread.run_sync(self._database.open, limiter=trio.CapacityLimiter(1))
             self._open = True
 
     async def close(self) -> None:
@@ -75,7 +87,12 @@ class SqlStore:
             async with self._alone():
                 if self._open:
                     self._open = False
-                    await trio.to_thread.run_sync(self._database.close)
+                    await trio.to_thread.run_sync(self._database.close, limiter=trio.CapacityLimiter(1))
+
+    @property
+    def worker_threads(self) -> int:
+        """How many worker threads it uses at most: one writes, the others read."""
+        return 1 + self._database.readers
 
     async def ping(self) -> None:
         await self._rows(queries.PING, dict[str, int], {})
@@ -87,15 +104,47 @@ class SqlStore:
         return {}
 
     async def trim(self, before: float) -> Mapping[str, int]:
-        return await self._written(lambda connection: trim(connection, before))
+        self._check_removal()
+        cuts, behind = await self._read(lambda connection: find(connection, before, self._trimmed_to))
+        self._trimmed_to = behind or ""
+        return await self._cut(cuts)
+
+    async def shorten(self, key: str, keep_bytes: int) -> Mapping[str, int]:
+        self._check_removal()
+        return await self._cut(await self._read(lambda connection: find_excess(connection, key, keep_bytes)))
+
+    def _check_removal(self) -> None:
+        failure, self._unremoved = self._unremoved, None
+        if failure is not None:
+            raise failure
+
+    async def _cut(self, cuts: Sequence[Cut]) -> Mapping[str, int]:
+        if cuts:
+            # Told before they go: nobody may miss events in a stream that does not say so, also when the
+            # fate of the removal stays unknown. What was not removed is found again.
+            await self._written(lambda connection: mark(connection, cuts))
+            try:
+                await self._written(lambda connection: remove(connection, cuts))
+            except StoreError as exc:
+                self._unremoved = exc
+        return {cut.key: cut.last for cut in cuts}
 
     # Public methods: reads.
 
     async def stream(self, key: str) -> StreamRow | None:
         return _first(await self._rows(queries.STREAM, StreamRow, {"key": key}))
 
-    async def events(self, key: str, epoch: str, after: int, upto: int, limit: int) -> Sequence[EventRow]:
-        where = {"stream": key, "epoch": epoch, "after": after, "upto": min(upto, _NO_SEQ), "limit": max(0, limit)}
+    async def events(
+        self, key: str, epoch: str, after: int, upto: int, limit: int, max_bytes: int = NO_BOUND
+    ) -> Sequence[EventRow]:
+        where = {"stream": key, "epoch": epoch, "after": after, "upto": min(upto, NO_BOUND), "limit": max(0, limit)}
+        if max_bytes < NO_BOUND:
+            # Their sizes first: an engine may hand over the last row together with the first.
+            for row in await self._rows(queries.EVENT_SIZES, _Size, where):
+                max_bytes -= row.size
+                if max_bytes <= 0:
+                    where["upto"] = row.seq
+                    break
         return await self._rows(queries.EVENTS, EventRow, where)
 
     async def run_events(self, key: str, epoch: str, run_id: str) -> Sequence[EventRow]:
@@ -113,16 +162,23 @@ class SqlStore:
         (row,) = await self._rows(queries.COUNT_THREADS, dict[str, int], {"user_id": user_id})
         return row["count"]
 
+    async def oldest_threads(self, user_id: str, limit: int) -> Sequence[tuple[ThreadRow, int]]:
+        return await self._read(lambda connection: oldest(connection, user_id, limit))
+
+    async def usage(self, user_id: str, key: str) -> Usage:
+        return await self._read(lambda connection: measure(connection, user_id, key))
+
     async def messages(
         self, user_id: str, thread_id: str, limit: int, before: int | None, upto: int
     ) -> Sequence[MessageRow]:
-        end = min(_NO_SEQ if before is None else before, upto + 1)
+        end = min(NO_BOUND if before is None else before, upto + 1)
         where = {"user_id": user_id, "thread_id": thread_id, "end": end, "limit": max(0, limit)}
         return (await self._rows(queries.MESSAGES, _message, where))[::-1]
 
     async def search(self, user_id: str, query: str, limit: int) -> Sequence[MessageRow]:
-        where = {"user_id": user_id, "query": search.expression(user_id, query), "limit": max(0, limit)}
-        return await self._rows(search.SEARCH, _message, where)
+        sought = search.sought(self._database.dialect, user_id, query)
+        where = {"user_id": user_id, "query": sought, "limit": max(0, limit)}
+        return await self._rows(search.INDEX_OF[self._database.dialect].search, _message, where)
 
     async def run(self, user_id: str, run_id: str) -> RunRow | None:
         return _first(await self._rows(queries.RUN, RunRow, {"user_id": user_id, "run_id": run_id}))
@@ -137,15 +193,22 @@ class SqlStore:
     # Threads.
 
     async def _rows(self, query: sa.Executable, make: Callable[..., Row], where: Mapping[str, Any]) -> list[Row]:
-        def read() -> list[Row]:
+        def made(connection: sa.Connection) -> list[Row]:
+            rows = connection.execute(query, where)
+            names = list(rows.keys())
+            # A third of the cost of ``rows.mappings()``, which counts when a long stream is replayed.
+            return [make(**dict(zip(names, row, strict=True))) for row in rows]
+
+        return await self._read(made)
+
+    async def _read(self, work: Callable[[sa.Connection], T]) -> T:
+        def read() -> T:
             self._check_open()
             with self._database.reading() as connection:
-                rows = connection.execute(query, where)
-                names = list(rows.keys())
-                # A third of the cost of ``rows.mappings()``, which counts when a long stream is replayed.
-                return [make(**dict(zip(names, row, strict=True))) for row in rows]
+                return work(connection)
 
-        return await trio.to_thread.run_sync(read, limiter=self._readers)
+        # Left alone when cancelled: it changes nothing, and keeps its token until it ends.
+        return await trio.to_thread.run_sync(read, limiter=self._readers, abandon_on_cancel=True)
 
     async def _written(self, work: Callable[[sa.Connection], T]) -> T:
         def write() -> T:

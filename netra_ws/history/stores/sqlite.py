@@ -13,9 +13,9 @@ import sqlalchemy as sa
 
 from netra_ws.errors import StoreError
 
-from . import schema
 from .contract import Durability
 from .lease import take_lease
+from .migrating import prepare
 
 #: Reads at the same time; in WAL mode none of them waits for the writer.
 READERS = 4
@@ -32,7 +32,7 @@ class SqliteFile:
     Used from worker threads: up to ``READERS`` in ``reading``, one at a time in everything else.
     """
 
-    name = "sqlite"
+    name = dialect = "sqlite"
     readers = READERS
 
     def __init__(self, path: Path, durability: Durability) -> None:
@@ -63,7 +63,7 @@ class SqliteFile:
             self._lease = take_lease(self._path)
             try:
                 with self._transaction() as connection:
-                    schema.prepare(connection)
+                    prepare(connection)
             except BaseException:
                 self.close()
                 raise

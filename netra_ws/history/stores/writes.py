@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
 from itertools import groupby
 from typing import Any
 
+import attrs
 import sqlalchemy as sa
-from sqlalchemy.dialects import sqlite
+from sqlalchemy.dialects import postgresql, sqlite
 
 from . import schema, search
 from .contract import (
@@ -22,11 +24,10 @@ from .contract import (
     SetRunState,
     Write,
 )
+from .texts import AnyText
 
-
-def _insert(table: sa.Table) -> sqlite.Insert:
-    # The one place that names a dialect: PostgreSQL has the same words on a class of its own.
-    return sqlite.insert(table)
+# The engines have the same words for this on classes of their own.
+_INSERT: Mapping[str, Callable[[sa.Table], Any]] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
 
 
 def _raise_to(column: sa.Column[float], value: sa.ColumnElement[float]) -> sa.ColumnElement[float]:
@@ -34,40 +35,58 @@ def _raise_to(column: sa.Column[float], value: sa.ColumnElement[float]) -> sa.Co
     return sa.case((column < value, value), else_=column)
 
 
-def _put_stream() -> sa.Executable:
-    insert = _insert(schema.stream)
+def _put_stream(insert: Any) -> sa.Executable:
     new, old = insert.excluded, schema.stream.c
-    return insert.on_conflict_do_update(
+    put: sa.Executable = insert.on_conflict_do_update(
         index_elements=[old.key],
         set_={"reserved": new.reserved},
         where=sa.and_(old.epoch == new.epoch, old.reserved < new.reserved),
     )
+    return put
 
 
-def _put_message() -> sa.Executable:
-    insert = _insert(schema.message)
+def _put_message(insert: Any) -> sa.Executable:
     names = ("thread_id", "run_id", "role", "content", "created_at", "seq", "attachments")
-    return insert.on_conflict_do_update(
+    put: sa.Executable = insert.on_conflict_do_update(
         index_elements=[schema.message.c.user_id, schema.message.c.message_id],
         set_={name: insert.excluded[name] for name in names},
     ).returning(schema.message.c.id)
+    return put
+
+
+@attrs.frozen
+class _Puts:
+    """What makes rows, in the words of one engine."""
+
+    stream: sa.Executable
+    event: sa.Executable
+    thread: sa.Executable
+    run: sa.Executable
+    message: sa.Executable
+
+
+@cache
+def _puts(engine: str) -> _Puts:
+    insert = _INSERT[engine]
+    return _Puts(
+        stream=_put_stream(insert(schema.stream)),
+        event=insert(schema.event).on_conflict_do_nothing(),
+        thread=insert(schema.thread).on_conflict_do_nothing(),
+        run=insert(schema.run).on_conflict_do_nothing(),
+        message=_put_message(insert(schema.message)),
+    )
 
 
 def _of_thread(table: sa.Table) -> sa.ColumnElement[bool]:
     return sa.and_(table.c.user_id == sa.bindparam("user"), table.c.thread_id == sa.bindparam("thread"))
 
 
-_PUT_STREAM = _put_stream()
-_PUT_EVENT = _insert(schema.event).on_conflict_do_nothing()
-_PUT_THREAD = _insert(schema.thread).on_conflict_do_nothing()
-_PUT_RUN = _insert(schema.run).on_conflict_do_nothing()
-_PUT_MESSAGE = _put_message()
 _TOUCH_THREAD = (
     schema.thread.update()
     .where(_of_thread(schema.thread))
     .values(updated_at=_raise_to(schema.thread.c.updated_at, sa.bindparam("at", type_=sa.Double)))
 )
-_RENAME_THREAD = _TOUCH_THREAD.values(title=sa.bindparam("new_title", type_=schema.AnyText))
+_RENAME_THREAD = _TOUCH_THREAD.values(title=sa.bindparam("new_title", type_=AnyText))
 _DELETE_MESSAGES = schema.message.delete().where(_of_thread(schema.message))
 _DELETE_THREAD = schema.thread.delete().where(_of_thread(schema.thread))
 _DROP_MESSAGES = schema.message.delete().where(
@@ -101,7 +120,10 @@ def _in_groups(writes: Iterable[Any]) -> Iterable[tuple[type, list[Any]]]:
 
 
 def _streams(connection: sa.Connection, writes: Sequence[PutStream]) -> None:
-    connection.execute(_PUT_STREAM, [{"key": w.key, "epoch": w.epoch, "reserved": w.reserved} for w in writes])
+    connection.execute(
+        _puts(connection.dialect.name).stream,
+        [{"key": w.key, "epoch": w.epoch, "reserved": w.reserved} for w in writes],
+    )
 
 
 def _events(connection: sa.Connection, writes: Sequence[PutEvent]) -> None:
@@ -118,7 +140,7 @@ def _events(connection: sa.Connection, writes: Sequence[PutEvent]) -> None:
         }
         for w in writes
     ]
-    connection.execute(_PUT_EVENT, rows)
+    connection.execute(_puts(connection.dialect.name).event, rows)
 
 
 def _threads(connection: sa.Connection, writes: Sequence[PutThread]) -> None:
@@ -133,7 +155,7 @@ def _threads(connection: sa.Connection, writes: Sequence[PutThread]) -> None:
         }
         for w in writes
     ]
-    connection.execute(_PUT_THREAD, rows)
+    connection.execute(_puts(connection.dialect.name).thread, rows)
 
 
 def _renamed_threads(connection: sa.Connection, writes: Sequence[RenameThread]) -> None:
@@ -143,7 +165,8 @@ def _renamed_threads(connection: sa.Connection, writes: Sequence[RenameThread]) 
 
 def _deleted_threads(connection: sa.Connection, writes: Sequence[DeleteThread]) -> None:
     rows = [{"user": w.user_id, "thread": w.thread_id} for w in writes]
-    connection.execute(search.FORGET_THREAD, [{"user_id": w.user_id, "thread_id": w.thread_id} for w in writes])
+    forget = search.INDEX_OF[connection.dialect.name].forget_thread
+    connection.execute(forget, [{"user_id": w.user_id, "thread_id": w.thread_id} for w in writes])
     connection.execute(_DELETE_MESSAGES, rows)
     connection.execute(_DELETE_THREAD, rows)
 
@@ -164,12 +187,13 @@ def _messages(connection: sa.Connection, writes: Sequence[PutMessage]) -> None:
             "seq": row.seq,
             "attachments": [dict(each) for each in row.attachments],
         }
-        search.put(connection, connection.execute(_PUT_MESSAGE, values).scalar_one(), row)
+        id_ = connection.execute(_puts(connection.dialect.name).message, values).scalar_one()
+        search.put(connection, id_, row)
 
 
 def _dropped_messages(connection: sa.Connection, writes: Sequence[DropMessages]) -> None:
     rows = [{"user_id": w.user_id, "run_id": w.run_id} for w in writes]
-    connection.execute(search.FORGET_RUN, rows)
+    connection.execute(search.INDEX_OF[connection.dialect.name].forget_run, rows)
     connection.execute(_DROP_MESSAGES, rows)
 
 
@@ -192,7 +216,7 @@ def _runs(connection: sa.Connection, writes: Sequence[PutRun]) -> None:
         }
         for row in (w.row for w in writes)
     ]
-    connection.execute(_PUT_RUN, rows)
+    connection.execute(_puts(connection.dialect.name).run, rows)
 
 
 def _run_states(connection: sa.Connection, writes: Sequence[SetRunState]) -> None:

@@ -1,0 +1,287 @@
+"""Everything that a running server waits for, and what ends each wait when nothing comes.
+
+A bound is in seconds, read from the constant or setting that enforces it; None says that the wait may last as
+long as what it belongs to, and *ends* names what that is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import attrs
+
+from netra_ws.agents import watchdog
+from netra_ws.contexts import dispatch
+from netra_ws.history import recorder
+from netra_ws.wire import crowd, door, pump, stream
+
+from .sources import Sources
+
+
+@attrs.frozen(kw_only=True)
+class Wait:
+    """Somebody who waits.
+
+    Attributes:
+        what: What is waited for.
+        where: ``file function`` for each place in the source that this row stands for.
+        within_s: Seconds after which it is over at the latest, or None.
+        ends: What ends it.
+        shown: Metrics and statistics that show it.
+    """
+
+    what: str
+    where: tuple[str, ...]
+    within_s: Callable[[Sources], float] | None
+    ends: str
+    shown: str
+
+
+WAITS: tuple[Wait, ...] = (
+    Wait(
+        what="the next client",
+        where=("wire/door.py Door._accept",),
+        within_s=None,
+        ends=f"the end of the server; without descriptors tried again every {door.BACKOFF_S:g} s",
+        shown='connections_total{outcome="accept_error"}',
+    ),
+    Wait(
+        what="a client that is turned away for want of descriptors",
+        where=("wire/door.py Door._turn_away",),
+        within_s=lambda s: 3 * door.TURNED_AWAY_S,
+        ends="its leaving, or the bound",
+        shown='connections_total{outcome="accept_error"}',
+    ),
+    Wait(
+        what="a head, a body, an answer taken, a context, a stream of the store",
+        where=(
+            "wire/head.py Request._next",
+            "wire/head.py Request.answer",
+            "contexts/registry.py Registry.seat",
+            "history/streams.py Streams.open",
+        ),
+        within_s=lambda s: s.door.handshake_s,
+        ends=f"timing.handshake_s; {crowd.HURRIED_S:g} s where handshakes are crowded",
+        shown='connections_total{outcome="handshake_timeout"}',
+    ),
+    Wait(
+        what="the client's end after its HTTP answer",
+        where=("wire/door.py _see_off",),
+        within_s=lambda s: door.GOODBYE_S,
+        ends="its closing, or the bound",
+        shown="handshakes",
+    ),
+    Wait(
+        what="the library's half of the upgrade; an older client's thread",
+        where=("wire/pump.py Socket._accept",),
+        within_s=lambda s: s.wiring.handshake_s,
+        ends="timing.handshake_s",
+        shown="closes_total",
+    ),
+    Wait(
+        what="the next message of a client",
+        where=("wire/pump.py Socket._pump", "wire/pump.py _echo", "wire/stream.py Duplex.receive_some"),
+        within_s=lambda s: s.heartbeat.interval_s + s.heartbeat.timeout_s,
+        ends="anything it says, its pong above all; else the heartbeat closes with 4001 (an echo client: its leaving)",
+        shown='closes_total{code="4001"}, ping_rtt_seconds',
+    ),
+    Wait(
+        what="room in the inbox or the lanes, a token for a ping, room for a pong",
+        where=(
+            "contexts/connection.py Connection.wait_for_room",
+            "wire/stream.py wait_for_token",
+            "wire/stream.py Duplex.send_all",
+        ),
+        within_s=lambda s: s.heartbeat.interval_s + s.heartbeat.timeout_s,
+        ends="the dispatcher, the client's reading, or the clock; a client that is not heard is closed",
+        shown='closes_total{code="4001"}',
+    ),
+    Wait(
+        what="a worker thread that parses a large message",
+        where=("wire/pump.py Socket._read",),
+        within_s=None,
+        ends="the parsing of at most limits.max_message_bytes",
+        shown='bounded_size{what="parsers"}',
+    ),
+    Wait(
+        what="a full socket to take more",
+        where=("wire/stream.py Duplex._wait_writable", "wire/stream.py Duplex._send_some"),
+        within_s=lambda s: stream.STALL_S,
+        ends=f"the client's reading; less than {stream.SLICE} bytes in that time, and it is closed with 4000",
+        shown='closes_total{code="4000"}',
+    ),
+    Wait(
+        what="the store, for a reader that fell off the ring",
+        where=("wire/stream.py Duplex._refill",),
+        within_s=lambda s: stream.STORE_RETRY_S,
+        ends="the next try; the connection's end",
+        shown="store_errors_total",
+    ),
+    Wait(
+        what="the closing handshake",
+        where=("wire/pump.py Socket._close", "wire/pump.py Socket._serve"),
+        within_s=lambda s: pump.CLOSE_S,
+        ends="the client's Close, or the bound",
+        shown="closes_total",
+    ),
+    Wait(
+        what="the commands that a client said before it left",
+        where=("wire/pump.py Socket._converse",),
+        within_s=lambda s: pump.CLOSE_S,
+        ends="their end, or the bound",
+        shown="commands_total",
+    ),
+    Wait(
+        what="the last bytes to leave, and the client's end behind them",
+        where=("wire/stream.py Duplex._drain",),
+        within_s=lambda s: stream.LINGER_S,
+        ends="its closing, or the bound",
+        shown="closes_total",
+    ),
+    Wait(
+        what="the next command of a connection",
+        where=("contexts/dispatch.py dispatch",),
+        within_s=None,
+        ends="the connection's end, which closes the inbox",
+        shown="commands_total",
+    ),
+    Wait(
+        what="the answer to an earlier sending of the same command; the proof of a stop",
+        where=(
+            "contexts/dispatch.py Turn._join",
+            "contexts/stopping.py proof_of_end",
+            "contexts/commands.py _delete_thread.delete",
+        ),
+        within_s=lambda s: 2 * s.registry.policy.run.finalise_s,
+        ends="the run's end, sealed after timing.finalise_s, and then as long for its commit",
+        shown="cancel_seconds, runs_stuck",
+    ),
+    Wait(
+        what="its turn to change the user's threads",
+        where=(
+            "contexts/starting.py ensure_thread",
+            "contexts/starting.py start",
+            "contexts/commands.py _rename_thread",
+            "contexts/commands.py _delete_thread",
+        ),
+        within_s=None,
+        ends="the store's answer to the command before",
+        shown="commit_seconds",
+    ),
+    Wait(
+        what="somebody to come back, the last run to end",
+        where=("contexts/context.py UserContext._until_left",),
+        within_s=lambda s: s.registry.policy.resume_window_s + s.registry.policy.run_timeout_s,
+        ends="timing.resume_window_s after the last connection; with runs that continue, their clocks",
+        shown="users",
+    ),
+    Wait(
+        what="an agent to say something or to end",
+        where=("agents/execution.py _keep",),
+        within_s=lambda s: s.registry.policy.run_timeout_s + s.registry.policy.run.finalise_s,
+        ends="timing.run_timeout_s and timing.idle_timeout_s, then timing.finalise_s until it is sealed",
+        shown='run_seconds, runs_total{cancelled_by="timeout"}, runs_stuck',
+    ),
+    Wait(
+        what="a worker thread, and the code in it",
+        where=("agents/run.py RunThread.__call__",),
+        within_s=None,
+        ends="the code; the run is sealed without it, so nobody but its user's share waits",
+        shown="run_threads, run_threads_waiting, runs_stuck",
+    ),
+    Wait(
+        what="a child process to start, and the processes of a run to be gone",
+        where=("agents/processes.py Processes.start", "agents/processes.py Processes.end"),
+        within_s=lambda s: s.registry.policy.run.finalise_s,
+        ends="SIGKILL to their group, or timing.finalise_s",
+        shown="runs",
+    ),
+    Wait(
+        what="a commit",
+        where=(
+            "history/recorder.py Recorder._commit_group",
+            "history/recorder.py Recorder.settle",
+            "history/stores/sql.py SqlStore._written",
+            "contexts/quota.py Quota._remove_threads",
+        ),
+        within_s=None,
+        ends=f"the store's return, tried again every {recorder.RETRY_S[1]:g} s at the latest; clients are told after "
+        f"{recorder.AWAY_S:g} s, and answers given up after timing.finalise_s",
+        shown="commit_seconds, store_errors_total",
+    ),
+    Wait(
+        what="what a command, a reader or an agent reads in the store",
+        where=("history/stores/sql.py SqlStore._read",),
+        within_s=lambda s: dispatch.READ_S,
+        ends="the engine's own timeouts; a command answers UNAVAILABLE after the bound and leaves the read alone",
+        shown='commands_total{code="UNAVAILABLE"}',
+    ),
+    Wait(
+        what="something to commit, to write, to ping, to warn of, to measure, to forget",
+        where=(
+            "history/recorder.py Recorder.run",
+            "wire/flusher.py Flusher.run",
+            "wire/heartbeat.py Heartbeat.run",
+            "contexts/registry.py Registry.watch_outages",
+            "contexts/quota.py Quota.run",
+            "history/recorder.py Recorder._retain",
+        ),
+        within_s=None,
+        ends="the end of the server",
+        shown="commit_seconds, bytes_total, ping_rtt_seconds",
+    ),
+    Wait(
+        what="the next beat of the event loop",
+        where=("agents/watchdog.py Watchdog.run",),
+        within_s=lambda s: watchdog.BEAT_S,
+        ends="the clock; what is late is named after 0.25 s",
+        shown="loop_stall_seconds",
+    ),
+    Wait(
+        what="the store to open and to close, with no thread at work in it",
+        where=(
+            "history/stores/sql.py SqlStore.open",
+            "history/stores/sql.py SqlStore.close",
+            "history/stores/sql.py SqlStore._alone",
+        ),
+        within_s=lambda s: s.longest_end_s,
+        ends="the disk; the alarm of the command line ends the process otherwise",
+        shown="",
+    ),
+    Wait(
+        what="the end of runs and of connections in a drain",
+        where=("contexts/registry.py Registry._settled", "contexts/registry.py Registry._stood_up_all"),
+        within_s=lambda s: s.longest_end_s,
+        ends="timing.drain_s, then timing.finalise_s; for sockets twice the closing handshake",
+        shown="runs, connections",
+    ),
+    Wait(
+        what="the last events of a drain to be committed",
+        where=("history/recorder.py Recorder.flush",),
+        within_s=lambda s: s.longest_end_s,
+        ends="the commit, or the bound; the next start closes what is open",
+        shown="commit_seconds",
+    ),
+    Wait(
+        what="the contexts to be gone when the server ends",
+        where=("contexts/registry.py Registry.close_all",),
+        within_s=lambda s: s.registry.policy.run.finalise_s + 1.0,
+        ends="the bound, with a line in the log",
+        shown="users",
+    ),
+    Wait(
+        what="the program that embeds the server",
+        where=(
+            "contexts/embedding.py Events._read",
+            "contexts/embedding.py RunHandle.result",
+            "contexts/registry.py Registry.hold",
+            "contexts/registry.py Registry.run",
+            "server.py open_server",
+            "server.py serve",
+            "server.py _run_shielded",
+        ),
+        within_s=None,
+        ends="the program: it may cancel each of them, and a cancelled server drains",
+        shown="users",
+    ),
+)
