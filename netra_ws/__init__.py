@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from .protocol.closing import CloseCode as CloseCode
     from .protocol.replies import Position as Position
     from .server import Server as Server
+    from .server import Surroundings as Surroundings
     from .server import open_server as open_server
     from .server import serve as serve
     from .settings import Settings as Settings
@@ -62,6 +63,7 @@ __all__ = [
     "SessionError",
     "Settings",
     "StoreError",
+    "Surroundings",
     "ToolCall",
     "UserSession",
     "WrongThread",
@@ -94,6 +96,7 @@ _HOMES: Mapping[str, str] = {
     "SessionError": "errors",
     "Settings": "settings",
     "StoreError": "errors",
+    "Surroundings": "server",
     "ToolCall": "agents.tools",
     "UserSession": "contexts.embedding",
     "WrongThread": "errors",

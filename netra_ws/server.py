@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -60,13 +61,36 @@ SHUT_S = CLOSE_S + 2.0
 DAY_S = 86_400.0
 
 
+@attrs.frozen(kw_only=True)
+class Surroundings:
+    """What a server takes from the world; a test, or a program with a door of its own, gives it another one.
+
+    Attributes:
+        clock: Unix seconds: stamps events, judges tokens, tells what retention removes. Durations
+            are measured by Trio's clock.
+        dice: Spread clients that come back after a drain; seeded ones replay.
+        store: In place of the one of ``store.url``; it is opened and closed by the server.
+        listens: Whether there is a port; without one, clients come by ``Server.serve_stream``.
+        watches: Whether a blocked event loop is noticed; needs Trio's clock to be the real one.
+    """
+
+    clock: Callable[[], float] = time.time
+    dice: random.Random = attrs.field(factory=random.Random)
+    store: Store | None = None
+    listens: bool = True
+    watches: bool = True
+
+
+_WORLD = Surroundings()
+
+
 @attrs.define(eq=False, repr=False)
 class Server:
     """A running server.
 
     Attributes:
         settings: What it was started with.
-        port: The port it listens on, also when the settings said 0.
+        port: The port it listens on, also when the settings said 0; 0 when it does not listen.
     """
 
     settings: Settings
@@ -98,6 +122,22 @@ class Server:
         async with self.registry.hold(identity) as context:
             yield UserSession(context, identity, self.store)
 
+    async def serve_stream(self, stream: trio.abc.Stream, peer: str = "local") -> None:
+        """Serve one client on a stream that came another way than through the port, as if it had come so.
+
+        Returns when the client has its answer, or its seat: a socket is then served by a task in its
+        user's context. From the call on the stream belongs to the server, which closes it; nothing
+        is raised, whatever the client does.
+
+        Args:
+            stream: A Unix socket, TLS of the program's own, a memory stream. Bytes that it takes are
+                expected to arrive, and ``send_all`` to wait while the client reads slowly.
+            peer: Whose limits per address count.
+
+        *Cancellation:* the stream is closed, unless the client has its seat.
+        """
+        await self.door.greet(stream, peer)
+
     async def drain(self, patience_s: float | None = None) -> bool:
         """Stop taking new work, let runs end, cancel the rest, close every socket with 1012.
 
@@ -128,6 +168,7 @@ async def open_server(
     *,
     agents: Mapping[str, Agent] | None = None,
     authenticate: Authenticate | None = None,
+    surroundings: Surroundings = _WORLD,
 ) -> AsyncIterator[Server]:
     """Run a server beside the block; leaving the block ends it in order.
 
@@ -136,6 +177,7 @@ async def open_server(
         agents: More agents by name.
         authenticate: Replaces tokens: takes the request head, returns who it is or raises ``Refused``.
             Origins and the limits per address are checked before it.
+        surroundings: Clock, dice, store and door in place of the usual ones.
 
     Raises:
         ConfigError: The settings cannot be served; one line per problem.
@@ -151,7 +193,8 @@ async def open_server(
     async with trio.open_nursery() as nursery:
         # What goes wrong is raised outside the nursery, so that nobody has to look into a group.
         try:
-            server: Server = await nursery.start(_run_shielded, settings, agents or {}, authenticate, stop, stopped)
+            rooms = _rooms(settings, agents or {}, authenticate, surroundings)
+            server: Server = await nursery.start(_run_shielded, rooms, stop, stopped)
         except (NetraError, OSError, ExceptionGroup) as exc:
             failure = _only(exc)
         else:
@@ -186,6 +229,7 @@ async def serve(
     *,
     agents: Mapping[str, Agent] | None = None,
     authenticate: Authenticate | None = None,
+    surroundings: Surroundings = _WORLD,
     task_status: trio.TaskStatus[Server] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Run a server until cancelled; ``await nursery.start(serve, settings)`` returns the ``Server``.
@@ -193,15 +237,13 @@ async def serve(
     Raises:
         ConfigError, StoreLeased, StoreError, OSError: As ``open_server``.
     """
-    async with open_server(settings, agents=agents, authenticate=authenticate) as server:
+    async with open_server(settings, agents=agents, authenticate=authenticate, surroundings=surroundings) as server:
         task_status.started(server)
         await trio.sleep_forever()
 
 
 async def _run_shielded(
-    settings: Settings,
-    agents: Mapping[str, Agent],
-    authenticate: Authenticate | None,
+    rooms: contextlib.AbstractAsyncContextManager[Server],
     stop: trio.Event,
     stopped: trio.Event,
     *,
@@ -209,7 +251,7 @@ async def _run_shielded(
 ) -> None:
     try:
         with trio.CancelScope(shield=True):
-            async with _rooms(settings, agents, authenticate) as server:
+            async with rooms as server:
                 task_status.started(server)
                 await stop.wait()
     finally:
@@ -218,40 +260,43 @@ async def _run_shielded(
 
 @asynccontextmanager
 async def _rooms(
-    settings: Settings, agents: Mapping[str, Agent], authenticate: Authenticate | None
+    settings: Settings, agents: Mapping[str, Agent], authenticate: Authenticate | None, world: Surroundings
 ) -> AsyncIterator[Server]:
     """Open the rooms from the bottom up."""
     # Everything that may be wrong with the settings is found before anything is opened.
     policy = _context_policy(settings, agents)
     admission = _admission(settings)
-    store = make_store(settings.store.url, durability=_durability(settings))
-    commit, watchdog = Histogram(), Watchdog()
-    recorder = Recorder(store, settings.history.retention_days * DAY_S, clock=time.time, on_commit=commit.observe)
-    streams = Streams(store, recorder, time.time, settings.history.ring_events, settings.history.ring_bytes)
-    registry = Registry(policy, streams, Ledger(store), recorder)
+    store = world.store
+    if store is None:
+        store = make_store(settings.store.url, durability=_durability(settings))
+    commit, watchdog, clock = Histogram(), Watchdog(), world.clock
+    recorder = Recorder(store, settings.history.retention_days * DAY_S, clock=clock, on_commit=commit.observe)
+    streams = Streams(store, recorder, clock, settings.history.ring_events, settings.history.ring_bytes)
+    registry = Registry(policy, streams, Ledger(store), recorder, dice=world.dice)
     quota = Quota(settings.limits.max_stored_bytes_per_user, registry, store)
     recorder.on_kept = quota.note
     heartbeat = Heartbeat(policy.heartbeat_interval_s, policy.pong_timeout_s, policy.expiry_grace_s)
-    wiring = Wiring(store, Flusher(), heartbeat, settings.timing.handshake_s, registry.count)
+    wiring = Wiring(store, Flusher(), heartbeat, settings.timing.handshake_s, registry.count, clock)
     pages: dict[str, Page] = {}
     high = settings.limits.memory_high_mb
-    admit = _admit(admission, authenticate, None if high is None else high * 2**20)
+    admit = _admit(admission, authenticate, clock, None if high is None else high * 2**20)
     door = Door(wiring, registry, admit, pages, settings.timing.handshake_s, settings.environment == "testing")
     server = Server(settings, registry, streams, recorder, store, wiring, door)
     pages |= _pages(server, admission, commit, watchdog)
 
     async with contextlib.AsyncExitStack() as stack:
-        listeners = await _listen(settings)
+        listeners = await _listen(settings) if world.listens else ()
         for listener in listeners:
             stack.push_async_callback(listener.aclose)
-        server.port = listeners[0].socket.getsockname()[1]
+            server.port = listener.socket.getsockname()[1]
         stack.push_async_callback(store.close)
         await store.open()
         async with trio.open_nursery() as below:
             below.start_soon(recorder.run, streams)
             await close_lost_runs(store, streams, recorder)
             async with trio.open_nursery() as nursery:
-                for task in (wiring.flusher.run, heartbeat.run, watchdog.run, registry.watch_outages):
+                watching = [watchdog.run] if world.watches else []
+                for task in (wiring.flusher.run, heartbeat.run, registry.watch_outages, *watching):
                     nursery.start_soon(task)
                 await nursery.start(registry.run)
                 nursery.start_soon(quota.run)
@@ -343,11 +388,13 @@ def _admission(settings: Settings) -> Admission:
     )
 
 
-def _admit(admission: Admission, authenticate: Authenticate | None, high: int | None) -> Admit:
+def _admit(
+    admission: Admission, authenticate: Authenticate | None, clock: Callable[[], float], high: int | None
+) -> Admit:
     async def admit(head: Head) -> Identity:
         if high is not None and memory_bytes() > high:
             raise Refused(503, "OVERLOADED", "The server has no memory for more connections.", retry_after_s=5)
-        now = time.time()
+        now = clock()
         if authenticate is None:
             return admission.admit(head, now, head.peer)
         admission.screen(head, now, head.peer)
@@ -397,6 +444,8 @@ def _pages(server: Server, admission: Admission, commit: Histogram, watchdog: Wa
         longest_end_s=longest_end_s(settings),
         commit=commit,
         watchdog=watchdog,
+        clock=server.wiring.clock,
+        started_at=server.wiring.clock(),
     )
     health, stats = Health(sources), Stats(sources)
     return {

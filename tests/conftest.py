@@ -11,11 +11,9 @@ from typing import Protocol
 import pytest
 import trio
 
-import netra_ws.server
 from netra_ws.agents.agent import Agent
-from netra_ws.history.opening import make_store
 from netra_ws.history.stores.contract import Store
-from netra_ws.server import Authenticate, Server, serve
+from netra_ws.server import Authenticate, Server, Surroundings, serve
 from netra_ws.settings import Settings
 
 from .end_to_end.needs import missing
@@ -41,7 +39,7 @@ class StartServer(Protocol):
 
 
 @pytest.fixture
-async def server(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[StartServer]:
+async def server() -> AsyncIterator[StartServer]:
     """Starts servers on free ports of the loopback; each is ended in order when the test is over.
 
     The factory takes settings, or overrides for ``kit.settings``; *agents* by name; and *store*, a
@@ -57,12 +55,11 @@ async def server(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[StartServer]:
             store: Store | None = None,
             **overrides: object,
         ) -> Server:
-            make = make_store if store is None else lambda url, *, durability="process": store
-            monkeypatch.setattr(netra_ws.server, "make_store", make)
             settings = settings or make_settings(**overrides)
+            world = Surroundings(store=store)
             with trio.fail_after(10.0):
                 started: Server = await nursery.start(
-                    partial(serve, settings, agents=agents, authenticate=authenticate)
+                    partial(serve, settings, agents=agents, authenticate=authenticate, surroundings=world)
                 )
             return started
 

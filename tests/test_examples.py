@@ -127,6 +127,11 @@ def test_third_party_client(tmp_path: Path, server: Running) -> None:
     assert lines[-1] == "success: 17% of 2,340 = 397.8"
 
 
+def test_tests_of_an_agent(tmp_path: Path) -> None:
+    """The tests of an agent that the example shows pass, wherever they are started."""
+    assert " passed" in run(tmp_path, "test_my_agent.py")
+
+
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.name)
 def test_examples_are_short_and_explained(path: Path) -> None:
     """An example fits on a screen or two and says first how to run it."""

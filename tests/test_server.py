@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import subprocess
 import sys
 import time
@@ -13,13 +14,16 @@ import pytest
 import trio
 import trio.testing
 
-from netra_ws import ConfigError, Identity, Refused, Run, StoreError, open_server
+from netra_ws import ConfigError, Identity, Refused, Run, StoreError, Surroundings, open_server
+from netra_ws.access import mint
+from netra_ws.contexts.registry import return_delays_ms
 from netra_ws.errors import StoreLeased
+from netra_ws.history.stores.memory import MemoryStore
 from netra_ws.settings import Settings
 from netra_ws.wire.head import Head
 
 from .conftest import StartServer
-from .kit import Client, connect, http, operator, raw, settings, token, upgrade
+from .kit import SECRET, Client, connect, http, operator, raw, request, settings, token, upgrade
 
 
 async def test_settings_that_cannot_be_served() -> None:
@@ -192,6 +196,42 @@ async def test_clients_of_the_kit_are_strict() -> None:
     await theirs.send_all(b"\x81\x85....hello")
     with pytest.raises(AssertionError, match="mask"):
         await client.receive_frame()
+
+
+async def test_a_client_on_a_stream_of_the_programs_own() -> None:
+    """A server without a port serves clients on streams that it is handed: pages, and sockets."""
+    world = Surroundings(listens=False)
+    async with open_server(settings(), surroundings=world) as server, trio.open_nursery() as nursery:
+        assert server.port == 0
+        ours, theirs = map(trio.SocketStream, trio.socket.socketpair())
+        nursery.start_soon(server.serve_stream, theirs)
+        async with ours:
+            await ours.send_all(request("/health"))
+            assert (await Client(ours).read_answer()).status == 200
+        ours, theirs = map(trio.SocketStream, trio.socket.socketpair())
+        async with ours:
+            await ours.send_all(upgrade(bearer=token("ada")))
+            await server.serve_stream(theirs, "elsewhere")  # returns when the client has its seat
+            client = Client(ours)
+            assert (await client.read_head()).status == 101
+            assert (await client.until("connection_established"))[-1]["user_id"] == "ada"
+            assert (await client.ask("ping"))["type"] == "pong"
+
+
+async def test_a_server_lives_in_the_surroundings_it_is_given() -> None:
+    """Clock, dice and store that are handed in are the ones that are used."""
+    store = MemoryStore()
+    world = Surroundings(clock=lambda: 4_000_000_000.0, dice=random.Random(5), store=store)
+    async with open_server(settings(), surroundings=world) as server:
+        assert server.store is store
+        assert (await http(server, "/health")).json()["timestamp"] == 4_000_000_000.0
+        bearer = mint(SECRET, "ada", None, 60, 4_000_000_000.0)
+        async with connect(server, bearer=bearer) as client:
+            assert client.welcome["server_time"] == 4_000_000_000.0
+            await server.drain(0)
+            assert (await client.until("draining"))[-1]["reconnect_after_ms"] == next(
+                return_delays_ms(1, random.Random(5))
+            )
 
 
 async def test_what_lives_long_has_a_short_name_for_logs(server: StartServer) -> None:

@@ -87,16 +87,19 @@ class RunCounts:
             self.cancel.observe(now - run.cancelled_at)
 
 
+_DICE = random.Random()  # noqa: S311  (spreads clients, protects nothing)
+
+
 def spread_s(clients: int) -> float:
     """Return over how many seconds so many clients are asked to come back."""
     return min(max(SPREAD_S[0], clients / RETURNS_PER_S), SPREAD_S[1])
 
 
-def return_delays_ms(clients: int) -> Iterator[int]:
+def return_delays_ms(clients: int, dice: random.Random = _DICE) -> Iterator[int]:
     """Yield one delay per client: each has its own part of the window, and jitter within it."""
     part_s = spread_s(clients) / max(1, clients)
     for number in range(clients):
-        yield round((RETURN_AFTER_S + (number + random.random()) * part_s) * 1000)  # noqa: S311  (no secret)
+        yield round((RETURN_AFTER_S + (number + dice.random()) * part_s) * 1000)
 
 
 @attrs.frozen(kw_only=True)
@@ -116,6 +119,7 @@ class Registry:
     Attributes:
         draining: Whether no new connection and no new run is taken.
         commands: How often each command was answered, by type and code.
+        dice: Spread clients over the time after a drain; seeded ones replay.
     """
 
     policy: ContextPolicy
@@ -126,6 +130,7 @@ class Registry:
     commands: Counter[tuple[str, str]] = attrs.field(factory=Counter)
     runs: RunCounts = attrs.field(factory=RunCounts)
     recent: Recent = attrs.field(factory=Recent)
+    dice: random.Random = attrs.field(factory=random.Random)
     memories: Memories = attrs.field(init=False)
     seats: int = 0
     _patience_s: float = 0.0
@@ -224,7 +229,7 @@ class Registry:
 
     def _draining_refusal(self) -> Refused:
         # Spread like those who were here: behind a balancer they all come back to the same door.
-        retry_after_s = 1 + random.randrange(math.ceil(spread_s(self.seats)))  # noqa: S311  (no secret)
+        retry_after_s = 1 + self.dice.randrange(math.ceil(spread_s(self.seats)))
         return Refused(503, "DRAINING", "The server is about to stop.", retry_after_s=retry_after_s)
 
     def _open(self, user_id: str) -> UserContext:
@@ -305,7 +310,7 @@ class Registry:
         if not self.draining:
             self.draining, self._patience_s = True, patience_s
             connections = [connection for context in self for connection in context.connections.values()]
-            for connection, delay_ms in zip(connections, return_delays_ms(len(connections)), strict=True):
+            for connection, delay_ms in zip(connections, return_delays_ms(len(connections), self.dice), strict=True):
                 connection.tell(Draining(reconnect_after_ms=delay_ms, deadline_s=patience_s))
             numbers = self.statistics()
             logger.info(
@@ -323,7 +328,7 @@ class Registry:
     def attached(self, connection: Connection) -> None:
         """Tell a connection that was on its way in when the drain began what all others were told."""
         if self.draining:
-            delay_ms = random.choice(list(return_delays_ms(max(1, self.seats))))  # noqa: S311  (no secret)
+            delay_ms = self.dice.choice(list(return_delays_ms(max(1, self.seats), self.dice)))
             connection.tell(Draining(reconnect_after_ms=delay_ms, deadline_s=self._patience_s))
         if self._shutting:
             connection.shut_behind(CloseCode.RESTART, "the server restarts")

@@ -49,7 +49,7 @@ class Fragments:
         position, size = self._skip, len(data)
         self._skip, self._head = 0, b""
         while position < size:
-            step = _frame_size(data, position)
+            step = frame_size(data, position)
             if step is None:
                 self._head = data[position:]
                 return
@@ -64,7 +64,7 @@ class Fragments:
         self._skip = position - size
 
 
-def _frame_size(data: bytes, position: int) -> int | None:
+def frame_size(data: bytes, position: int) -> int | None:
     """Return the size of the frame that begins at *position* (RFC 6455 §5.2), None when more is needed to know."""
     if position + 2 > len(data):
         return None
