@@ -186,6 +186,7 @@ class Stream:
     _uncommitted: deque[int] = attrs.field(factory=deque)
     _readers: dict[Reader, None] = attrs.field(factory=dict)
     _texts: dict[TextKey, _OpenText] = attrs.field(factory=dict)
+    _replaced: list[tuple[int, int]] = attrs.field(factory=list)
     _open_step: Step | None = None
     _told_at: float = 0.0
 
@@ -312,10 +313,12 @@ class Stream:
     def _say(self, key: TextKey, event: AgentMessage | AgentThinking, piece: str, entry: Entry) -> None:
         texts = self._texts
         full = event.phase == "full"
+        known = texts.get(key)
+        if full and known is not None and known.replaced_to:
+            self._replaced.append((known.first, known.replaced_to))
         if full and isinstance(event, AgentThinking):
             texts.pop(key, None)  # a thought has no name: what comes next is another one
             return
-        known = texts.get(key)
         if known is None:
             if isinstance(event, AgentMessage):
                 # A run says one message at a time (it may think meanwhile): what it said before is complete.
@@ -348,6 +351,8 @@ class Stream:
             del entries[:drop]
             self._first += drop
             self._bytes = size
+            # Behind the ring everybody reads from the store.
+            self._replaced = [piece for piece in self._replaced if piece[1] >= self._first]
 
     @property
     def full(self) -> bool:
@@ -414,9 +419,11 @@ class Stream:
         """Whether a reader at *seq* may have been promised a ``full`` that it did not get.
 
         It came late, its deltas up to here were passed over, and it left before the ``full`` that
-        stands for them. Reading on with the deltas behind *seq* would tear a hole into a text.
+        stands for them. Reading on with the deltas behind *seq* would tear a hole into a text, also into one
+        that has ended since: its last ``full`` may be far behind.
         """
-        return any(text.first <= seq < text.replaced_to for text in self._texts.values() if not text.stored)
+        open_ = ((text.first, text.replaced_to) for text in self._texts.values() if not text.stored)
+        return any(first <= seq < upto for first, upto in (*open_, *self._replaced))
 
     def open_texts(self) -> list[tuple[int, bytes]]:
         """Return one ``full`` frame per open text, at the seq of its last visible delta, ascending."""

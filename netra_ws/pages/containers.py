@@ -310,7 +310,7 @@ CONTAINERS: tuple[Container, ...] = (
     ),
     Container(
         what="ring",
-        where=("history/stream.py Stream._entries",),
+        where=("history/stream.py Stream._entries", "history/stream.py Stream._replaced"),
         per="stream",
         bound=lambda s: s.streams.ring_events + stream.BACKLOG_ENTRIES + 256,
         unit="events; and history.ring_bytes with what is not committed",

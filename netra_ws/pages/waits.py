@@ -150,6 +150,7 @@ WAITS: tuple[Wait, ...] = (
         where=(
             "contexts/dispatch.py Turn._join",
             "contexts/stopping.py proof_of_end",
+            "contexts/starting.py wait_for_leaving",
             "contexts/commands.py _delete_thread.delete",
         ),
         within_s=lambda s: 2 * s.registry.policy.run.finalise_s,
@@ -191,7 +192,11 @@ WAITS: tuple[Wait, ...] = (
     ),
     Wait(
         what="a child process to start, and the processes of a run to be gone",
-        where=("agents/processes.py Processes.start", "agents/processes.py Processes.end"),
+        where=(
+            "agents/processes.py Processes.start",
+            "agents/processes.py Processes.end",
+            "agents/execution.py _gone",
+        ),
         within_s=lambda s: s.registry.policy.run.finalise_s,
         ends="SIGKILL to their group, or timing.finalise_s",
         shown="runs",

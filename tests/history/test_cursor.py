@@ -453,3 +453,28 @@ async def test_a_late_reader_gets_an_open_text_as_one_full() -> None:
     await drain(cursor, client)
     assert client.heard[-1]["phase"] == "delta"
     assert client.texts["m"].endswith("299 more")
+
+
+@pytest.mark.parametrize("ended", [False, True])
+async def test_a_reader_that_left_in_a_catch_up_gets_no_torn_text(ended: bool) -> None:
+    """Who left before the ``full`` it was promised reads no delta onto a text without its middle, also an ended one."""
+    stream, sink, store = await open_by_hand(ring_events=40)
+    for number in range(60):
+        stream.append(said() if number == 30 else delta(f"{number} "))
+    await sink.commit()
+    cursor, client = Cursor(stream, store, 0), Client()
+    with pytest.raises(Trimmed):
+        cursor.take(65536)
+    await cursor.refill()
+    (frame,) = cursor.take(1)
+    client.hear(frame)
+    assert client.heard[-1]["type"] == "agent_event"
+    whole = "".join(f"{number} " for number in range(60) if number != 30)
+    if ended:
+        stream.append(full(whole))
+        stream.append(said())
+        await sink.commit()
+    assert stream.first <= client.seq + 1, "its position is in the ring"
+    await drain(Cursor(stream, store, client.seq), again := Client(seq=client.seq))
+    assert [fields["phase"] for fields in again.heard if "phase" in fields] == ["full"]
+    assert again.texts["m"] == whole

@@ -105,11 +105,12 @@ async def test_answers_of_everybody(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory_module, "MAX_ALL_ANSWERS", 10)
     memories = Memories(60)
     for number in range(30):
-        memories.of(f"u{number}").begin("c", b"", 0.0)
+        memory = memories.of(f"u{number}")
+        memory.settle("c", memory.begin("c", b""), Ack(), 0, 0.0)
     assert len(memories.shelf) == 10
     assert [bool(memories.of(f"u{number}").find("c", 1.0)) for number in (0, 19, 20, 29)] == [False, False, True, True]
     late = memories.of("late")
-    late.begin("c", b"", KEEP_S + 1.0)
+    late.settle("c", late.begin("c", b""), Ack(), 0, KEEP_S + 1.0)
     assert len(memories.shelf) == 1
     assert late.find("c", KEEP_S + 1.0) is not None
     assert isinstance(late.budgets, Budgets)
@@ -137,7 +138,7 @@ async def test_users_without_a_seat(server: StartServer) -> None:
 
 async def test_an_agent_that_only_starts_processes() -> None:
     """A run may start so many processes and no more."""
-    processes = Processes()
+    processes = Processes("run")
     try:
         with pytest.raises(QuotaExceeded, match=str(MAX_PROCESSES)):
             for _ in range(MAX_PROCESSES + 1):
