@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import pytest
 import trio
@@ -24,6 +26,15 @@ from tests.history.kit import said
 from tests.kit import connect, exchange, holdings, settles, token, upgrade
 
 
+@asynccontextmanager
+async def leaving(event: trio.Event) -> AsyncIterator[None]:
+    """Set *event* when the block is left, so that a failing test does not wait for it for ever."""
+    try:
+        yield
+    finally:
+        event.set()
+
+
 async def test_repeats_of_a_command_that_hangs(server: StartServer) -> None:
     """A command repeated while it is carried out waits for one answer; so many wait, the others hear BUSY."""
     let_go = trio.Event()
@@ -35,8 +46,8 @@ async def test_repeats_of_a_command_that_hangs(server: StartServer) -> None:
             with trio.CancelScope(shield=True):
                 await let_go.wait()
 
-    running = await server(agents={"stubborn": stubborn})
-    async with connect(running) as client:
+    running = await server(agents={"stubborn": stubborn}, timing__finalise_s=60.0)
+    async with connect(running) as client, leaving(let_go):
         run_id = (await client.ask("chat", content="x", agent="stubborn", id="start"))["run_id"]
         before = holdings(running).tasks
         count = MAX_WAITING + 100
