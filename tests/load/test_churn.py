@@ -54,7 +54,7 @@ SETTINGS = {
 
 #: What is not kept for anybody who has gone.
 GONE = (
-    *("tasks", "handshakes", "seats", "users", "connections_of_user", "heartbeats", "dirty"),
+    *("tasks", "seats", "users", "connections_of_user", "heartbeats", "dirty"),
     *("parsers", "run_threads", "threads_of_user_runs", "recorder", "uncommitted", "waiting_answers"),
 )
 
@@ -160,8 +160,9 @@ class Visitor:
 
 
 async def until_closed(client: Client) -> None:
+    """Read up to the Close frame; what looks like the beginning of a frame is waited for, so not for long."""
     try:
-        while (await client.receive_frame()).opcode != CLOSE:
+        while (await client.receive_frame(0.2)).opcode != CLOSE:
             pass
     except (Ended, trio.TooSlowError):
         pass
