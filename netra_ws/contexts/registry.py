@@ -313,8 +313,8 @@ class Registry:
     def attached(self, connection: Connection) -> None:
         """Tell a connection that was on its way in when the drain began what all others were told."""
         if self.draining:
-            delay_ms = random.choice(list(return_delays_ms(max(1, self.seats))))  # noqa: S311  (no secret)
-            connection.tell(Draining(reconnect_after_ms=delay_ms, deadline_s=self._patience_s))
+            delay_s = RETURN_AFTER_S + random.uniform(0.0, spread_s(self.seats))  # noqa: S311  (no secret)
+            connection.tell(Draining(reconnect_after_ms=round(delay_s * 1000), deadline_s=self._patience_s))
         if self._shutting:
             connection.shut_behind(CloseCode.RESTART, "the server restarts")
 
