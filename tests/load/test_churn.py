@@ -25,7 +25,7 @@ WARM_UP = 1.0 / 10
 #: What memory may differ by: in a long campaign less than 100 bytes per operation, in a short one, whose warm-up
 #: does not even touch every page once, what an allocator takes.
 LEAK_BYTES = 100
-SHORT, SHORT_BYTES = 10_000, 24 * 2**20
+SHORT, SHORT_BYTES = 30_000, 24 * 2**20
 #: Connections of the store that are opened when they are needed first.
 READERS = 4
 
