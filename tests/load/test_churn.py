@@ -46,7 +46,7 @@ SETTINGS = {
     "HISTORY_RING_EVENTS": 50,
     "HISTORY_RING_BYTES": 65536,
     "TIMING_RESUME_WINDOW_S": 0.2,
-    "TIMING_HANDSHAKE_S": 1.0,
+    "TIMING_HANDSHAKE_S": 10.0,
     "ORIGINS_ALLOWED": "https://app.example.org",
     "LOG_LEVEL": "error",
 }
