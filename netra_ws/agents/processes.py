@@ -10,7 +10,7 @@ from typing import Any
 import attrs
 import trio
 
-from netra_ws.errors import QuotaExceeded
+from netra_ws.errors import AgentError
 
 #: Seconds between two looks at a process group that was killed.
 LOOK_EVERY_S = 0.005
@@ -28,10 +28,10 @@ class Processes:
         """Start *command* as the leader of a new process group; options as ``trio.lowlevel.open_process`` has them.
 
         Raises:
-            QuotaExceeded: The run has started ``MAX_PROCESSES``.
+            AgentError: ``QUOTA_EXCEEDED``: the run has started ``MAX_PROCESSES``.
         """
         if len(self._started) >= MAX_PROCESSES:
-            raise QuotaExceeded(f"a run may start {MAX_PROCESSES} processes")
+            raise AgentError(f"a run may start {MAX_PROCESSES} processes", code="QUOTA_EXCEEDED")
         options.pop("start_new_session", None)
         # Shielded: a cancel between fork and return would leave a child that nobody knows.
         with trio.CancelScope(shield=True):

@@ -256,7 +256,7 @@ CONTAINERS: tuple[Container, ...] = (
         where=("agents/processes.py Processes._started",),
         per="run",
         bound=lambda s: processes.MAX_PROCESSES,
-        policy="QuotaExceeded in the agent",
+        policy="AgentError QUOTA_EXCEEDED in the agent",
         shown='runs_total{status="error"}',
     ),
     Container(

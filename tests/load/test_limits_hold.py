@@ -17,7 +17,7 @@ from netra_ws.contexts.connection import HELD_HIGH
 from netra_ws.contexts.dispatch import MAX_WAITING
 from netra_ws.contexts.memory import KEEP_S, Memories
 from netra_ws.contexts.registry import USERS_PER_SEAT
-from netra_ws.errors import QuotaExceeded
+from netra_ws.errors import AgentError
 from netra_ws.protocol.replies import Ack
 from netra_ws.wire.heartbeat import ENDED
 from tests.conftest import StartServer
@@ -150,7 +150,7 @@ async def test_an_agent_that_only_starts_processes() -> None:
     """A run may start so many processes and no more."""
     processes = Processes()
     try:
-        with pytest.raises(QuotaExceeded, match=str(MAX_PROCESSES)):
+        with pytest.raises(AgentError, match=str(MAX_PROCESSES)):
             for _ in range(MAX_PROCESSES + 1):
                 await processes.start(["/bin/true"] if sys.platform != "darwin" else ["/usr/bin/true"])
     finally:
