@@ -157,7 +157,7 @@ class Server:
                 logger.error("the store did not take the last events; the next start closes what is open")
             await self.registry.shut_connections(SHUT_S)
             if not self._drained:
-                logger.info("drained in %.1f s", trio.current_time() - began)
+                logger.info("drained after=%.1fs", trio.current_time() - began)
             self._drained = True
         return not self.registry.statistics().stuck
 

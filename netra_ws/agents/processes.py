@@ -15,7 +15,7 @@ from typing import Any
 import attrs
 import trio
 
-from netra_ws.errors import QuotaExceeded
+from netra_ws.errors import AgentError
 
 #: Processes that one run may start; all are remembered, since a group may outlive its leader.
 MAX_PROCESSES = 256
@@ -40,10 +40,10 @@ class Processes:
         """Start *command* as the leader of a new process group; options as ``trio.lowlevel.open_process`` has them.
 
         Raises:
-            QuotaExceeded: The run has started ``MAX_PROCESSES``.
+            AgentError: ``QUOTA_EXCEEDED``: the run has started ``MAX_PROCESSES``.
         """
         if len(self._started) >= MAX_PROCESSES:
-            raise QuotaExceeded(f"a run may start {MAX_PROCESSES} processes")
+            raise AgentError(f"a run may start {MAX_PROCESSES} processes", code="QUOTA_EXCEEDED")
         options["start_new_session"] = True
         options["env"] = {**(os.environ if env is None else env), VARIABLE: self._mark}
         # Shielded: a cancel between fork and return would leave a child that nobody knows.

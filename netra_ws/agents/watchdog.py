@@ -93,7 +93,7 @@ class Watchdog:
                 self._tell(sys._current_frames().get(loop_thread))
 
     def _tell(self, frame: FrameType | None) -> None:
-        stack = "".join(traceback.format_stack(frame)[-DEPTH:]) if frame is not None else "(no stack)\n"
+        stack = "".join(traceback.format_stack(frame, DEPTH)) if frame is not None else "(no stack)\n"
         run = find_run(frame)
         self.last.append(
             Stall(

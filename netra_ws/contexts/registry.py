@@ -313,13 +313,11 @@ class Registry:
             for connection, delay_ms in zip(connections, return_delays_ms(len(connections), self.dice), strict=True):
                 connection.tell(Draining(reconnect_after_ms=delay_ms, deadline_s=patience_s))
             numbers = self.statistics()
-            logger.info(
-                "draining: %d connections, %d runs have %g s to end", numbers.connections, numbers.runs, patience_s
-            )
+            logger.info("draining connections=%d runs=%d for=%gs", numbers.connections, numbers.runs, patience_s)
         with trio.move_on_after(patience_s) as scope:
             await self._settled()
-        if scope.cancelled_caught and (late := self.statistics().runs):
-            logger.warning("%d runs had not ended after %g s; they are cancelled", late, patience_s)
+        if patience_s and scope.cancelled_caught:
+            logger.warning("runs had not ended and are cancelled runs=%d after=%gs", self.statistics().runs, patience_s)
         for context in self:
             context.end_runs("shutdown")
         with trio.move_on_after(finalise_s + 1.0):
@@ -328,8 +326,8 @@ class Registry:
     def attached(self, connection: Connection) -> None:
         """Tell a connection that was on its way in when the drain began what all others were told."""
         if self.draining:
-            delay_ms = self.dice.choice(list(return_delays_ms(max(1, self.seats), self.dice)))
-            connection.tell(Draining(reconnect_after_ms=delay_ms, deadline_s=self._patience_s))
+            delay_s = RETURN_AFTER_S + self.dice.uniform(0.0, spread_s(self.seats))
+            connection.tell(Draining(reconnect_after_ms=round(delay_s * 1000), deadline_s=self._patience_s))
         if self._shutting:
             connection.shut_behind(CloseCode.RESTART, "the server restarts")
 

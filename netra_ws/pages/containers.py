@@ -101,7 +101,7 @@ CONTAINERS: tuple[Container, ...] = (
         where=("contexts/registry.py Registry._contexts", "contexts/registry.py Registry._closing"),
         per="process",
         bound=lambda s: registry.USERS_PER_SEAT * s.registry.policy.max_connections,
-        policy="new users get 503 OVERLOADED with Retry-After; embedding programs are not counted out",
+        policy="new users get 503 OVERLOADED with Retry-After; those of an embedding program are let in",
         shown='users, connections_total{outcome="OVERLOADED"}',
         size=lambda s: sum(1 for _ in s.registry),
     ),
@@ -138,7 +138,7 @@ CONTAINERS: tuple[Container, ...] = (
         per="connection",
         bound=lambda s: connection.CONTROL_MAX,
         unit="bytes",
-        policy=f"above {connection.CONTROL_HIGH} nothing more is read from the client; at the bound close 4000",
+        policy=f"above {connection.CONTROL_HIGH:,} nothing more is read from the client; at the bound close 4000",
         shown='closes_total{code="4000"}',
     ),
     Container(
@@ -256,7 +256,7 @@ CONTAINERS: tuple[Container, ...] = (
         where=("agents/processes.py Processes._started",),
         per="run",
         bound=lambda s: processes.MAX_PROCESSES,
-        policy="QuotaExceeded in the agent",
+        policy="AgentError QUOTA_EXCEEDED in the agent",
         shown='runs_total{status="error"}',
     ),
     Container(

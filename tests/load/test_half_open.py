@@ -12,10 +12,12 @@ from functools import partial
 from pathlib import Path
 
 import attrs
+import pytest
 import trio
 
 from netra_ws import Run
 from netra_ws.server import Server
+from netra_ws.wire import pump, stream
 from tests.conftest import StartServer
 from tests.kit import Ended, connect, holdings, settles, token
 
@@ -60,6 +62,13 @@ async def wire_to(server: Server) -> AsyncIterator[Wire]:
 
 def descriptors() -> int:
     return len(list(Path("/proc/self/fd").iterdir()))
+
+
+@pytest.fixture(autouse=True)
+def brief_farewell(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wait less for clients that will not answer a Close; by default it is three seconds."""
+    monkeypatch.setattr(pump, "CLOSE_S", 0.2)
+    monkeypatch.setattr(stream, "LINGER_S", 0.2)
 
 
 QUICK = {"timing__heartbeat_interval_s": 0.4, "timing__pong_timeout_s": 0.3, "timing__resume_window_s": 0.3}
@@ -147,7 +156,7 @@ async def test_a_client_that_answers_is_kept(server: StartServer) -> None:
     """On a wire that lives, nobody is closed, however long it is quiet."""
     running = await server(**QUICK)
     async with wire_to(running) as wire, connect(wire) as client:  # type: ignore[arg-type]
-        with trio.move_on_after(2.0):
+        with trio.move_on_after(1.2):
             try:
                 await client.receive_data()
             except Ended as exc:
