@@ -32,7 +32,7 @@ BACKLOG_BYTES = 64 * 1024 * 1024
 RETRY_S = (0.05, 2.0)
 #: Seconds without a commit, while something waits for one, after which the store counts as away.
 AWAY_S = 2.0
-#: Seconds before the first round of retention, and between two.
+#: Seconds before the first round of retention, and after one that failed; and between two.
 FIRST_TRIM_S = 60.0
 TRIM_EVERY_S = 3600.0
 
@@ -172,13 +172,15 @@ class Recorder:
         delay = FIRST_TRIM_S
         while True:
             await trio.sleep(delay)
-            delay = TRIM_EVERY_S
             try:
                 while ends := await self.store.trim(self.clock() - retention_s):
                     streams.trimmed(dict(ends))
             except StoreError as exc:
                 self._errors += 1
-                logger.error("retention failed, next try in an hour: %s", exc)
+                delay = FIRST_TRIM_S
+                logger.error("retention failed, next try in %g s: %s", delay, exc)
+            else:
+                delay = TRIM_EVERY_S
 
     async def shorten(self, streams: Streams, stream: Stream, keep_bytes: int) -> None:
         """Remove the oldest events of a stream beyond *keep_bytes*; groups are committed between the portions.
