@@ -13,6 +13,7 @@ import attrs
 import pytest
 import trio
 
+from netra_ws.wire.heartbeat import ENDED
 from tests.kit import CLOSE, Client, Ended, connect, exchange, frame, http, operator, raw, request, token, upgrade
 
 from .process import AGENTS, Process, serving
@@ -54,7 +55,7 @@ SETTINGS = {
 
 #: What is not kept for anybody who has gone.
 GONE = (
-    *("tasks", "seats", "users", "connections_of_user", "heartbeats", "dirty"),
+    *("tasks", "seats", "users", "connections_of_user", "dirty"),
     *("parsers", "run_threads", "threads_of_user_runs", "recorder", "uncommitted", "waiting_answers"),
 )
 
@@ -220,6 +221,7 @@ async def test_after_any_churn_the_server_is_what_it_was(tmp_path: Path) -> None
         # These keep something on purpose: of so many users, or for so many minutes, and never more than their bound.
         assert after["remembered_users"] <= USERS + 1
         assert after["streams"] <= USERS + 1
+        assert after["heartbeats"] <= 2 * ENDED, "ended ones go together, when they are half of it"
         assert after["addresses"] == before["addresses"] == 1
         assert after["descriptors"] <= before["descriptors"] + READERS
         assert rss_after - rss_before < (count * LEAK_BYTES if count >= SHORT else SHORT_BYTES)
