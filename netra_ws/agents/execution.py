@@ -14,8 +14,6 @@ from __future__ import annotations
 import logging
 import math
 import secrets
-import signal
-import traceback
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
@@ -28,17 +26,13 @@ from netra_ws.history.stores.contract import SetRunState
 from netra_ws.protocol.events import AgentCompleted, CancelledBy, RunError, RunStatus, ToolCompleted
 
 from .agent import Agent
+from .failures import find_agent_error, flat, split, wording
 from .request import new_id
 from .run import Run
 from .states import CLOSED, RunState, RunStep
-from .tools import find_agent_error, leaves, wording
 
 logger = logging.getLogger(__name__)
 
-#: Groups of exceptions that are nested deeper are told as one flat group of at most so many: Trio and
-#: logging walk them by recursion.
-MAX_NESTED = 50
-MAX_LEAVES = 100
 #: Seconds between two looks at nurseries that an agent has left open.
 LOOK_EVERY_S = 0.005
 
@@ -124,7 +118,9 @@ class _Worker:
             # Cancelling a run while its child raises gives BaseExceptionGroup[Cancelled, ValueError];
             # SystemExit and asyncio.CancelledError come this way, too. Only Ctrl-C goes on; everything
             # else is this run's outcome. The cancellation of outer scopes needs nobody to carry it.
-            ctrl_c, own = _split(error, run)
+            # And an agent may raise a Cancelled that it has kept: where nobody cancels, it is an error.
+            cancelled = run.cancelled_by is not None or trio.current_effective_deadline() == -math.inf
+            ctrl_c, own = split(error, cancelled=cancelled)
             self.outcome = _interrupted(run) if own is None else _failed(run, own)
             if ctrl_c is not None:
                 raise ctrl_c
@@ -141,7 +137,7 @@ class _Worker:
         except BaseException as exc:
             # Not through the nursery: Trio asks errors for their repr, and splits groups, which an
             # agent's own class may answer with another error. That would be Trio's end, and everybody's.
-            self.error = _flat(exc)
+            self.error = flat(exc)
         finally:
             self.left_open = list(trio.lowlevel.current_task().child_nurseries)
 
@@ -267,44 +263,6 @@ def _complete(run: Run, outcome: Outcome) -> None:
     run.status = status
 
 
-def _split(exc: BaseException, run: Run) -> tuple[BaseException | None, BaseException | None]:
-    """Part Ctrl-C, which must go on, from what is the agent's own; being cancelled is neither.
-
-    An agent may raise a Cancelled that it has kept from a scope of its own: where nobody cancels, it is an error.
-    """
-    cancelled = run.cancelled_by is not None or trio.current_effective_deadline() == -math.inf
-    found = leaves(exc)
-    ctrl_c = next((each for each in found if _is_ctrl_c(each)), None)
-    own = [each for each in found if each is not ctrl_c and not (cancelled and isinstance(each, trio.Cancelled))]
-    if not own:
-        return ctrl_c, None
-    return ctrl_c, exc if len(own) == len(found) or not isinstance(exc, BaseExceptionGroup) else exc.derive(own)
-
-
-def _is_ctrl_c(exc: BaseException) -> bool:
-    """Whether a signal has raised this, not the agent itself: then the signal's handler is in its traceback."""
-    if not isinstance(exc, KeyboardInterrupt):
-        return False
-    handler = signal.getsignal(signal.SIGINT)
-    if handler is signal.default_int_handler:
-        return True  # it leaves no frame, so nobody can tell
-    code = getattr(handler, "__code__", None)
-    return any(frame.f_code is code for frame, _ in traceback.walk_tb(exc.__traceback__))
-
-
-def _flat(exc: BaseException) -> BaseException:
-    """Return *exc*, or for a group that is too deep or of a class of its own one flat group of Python's."""
-    level = [exc]
-    for _ in range(MAX_NESTED):
-        groups = [each for each in level if isinstance(each, BaseExceptionGroup)]
-        if not groups:
-            return exc
-        if any(type(each) not in (BaseExceptionGroup, ExceptionGroup) for each in groups):
-            break
-        level = [inner for each in groups for inner in each.exceptions]
-    return BaseExceptionGroup(f"flattened {type(exc).__name__}", leaves(exc)[:MAX_LEAVES])
-
-
 def _succeeded(run: Run, response: Any) -> Outcome:
     try:
         run.check_size("the final response", response)
@@ -323,8 +281,8 @@ def _failed(run: Run, exc: BaseException) -> Outcome:
         return _interrupted(run)
     told = find_agent_error(exc)
     if told is not None:
-        code, text = wording(told)
-        return Outcome(status="error", error=RunError(code=code, message=text, retryable=told.retryable is True))
+        code, text, retryable = wording(told)
+        return Outcome(status="error", error=RunError(code=code, message=text, retryable=retryable))
     correlation_id = secrets.token_hex(4)
     _log(logging.ERROR, exc, "agent %s failed in run %s [%s]", run.agent_name, run.run_id, correlation_id)
     message = f"the agent failed; the server's log has it under {correlation_id}"
@@ -334,7 +292,7 @@ def _failed(run: Run, exc: BaseException) -> Outcome:
 def _log(level: int, exc: BaseException, text: str, *args: object) -> None:
     try:
         logger.log(level, text, *args, exc_info=exc)
-    except Exception as trouble:  # a chain of causes may be deeper than logging can walk
+    except Exception as trouble:  # formatting it runs code of the agent's own class
         logger.log(level, f"{text}; its traceback cannot be shown: {type(trouble).__name__}", *args)
 
 

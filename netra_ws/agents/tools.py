@@ -8,13 +8,12 @@ from typing import Any
 import attrs
 import trio
 
-from netra_ws.errors import AgentError
 from netra_ws.protocol.events import ErrorText, ToolStatus
+
+from .failures import find_agent_error, leaves, wording
 
 #: What a user reads when a tool failed with an exception that was not meant for them.
 FAILED = ErrorText(code="TOOL_FAILED", message="the tool failed")
-#: What an agent's own error tells is cut to so many characters.
-ERROR_CHARS = 4096
 
 
 @attrs.define(eq=False)
@@ -51,40 +50,6 @@ def judge(exc: BaseException, *, stopping: bool) -> tuple[ToolStatus, ErrorText 
         return "timeout", ErrorText(code="TOOL_TIMEOUT", message="the tool took too long")
     told = find_agent_error(exc)
     if told is not None:
-        code, text = wording(told)
+        code, text, _ = wording(told)
         return "error", ErrorText(code=code, message=text)
     return "error", FAILED
-
-
-def leaves(exc: BaseException) -> list[BaseException]:
-    """Return the exceptions in a group in their order, however deep it is nested; another one alone."""
-    found: list[BaseException] = []
-    waiting = [exc]
-    while waiting:
-        each = waiting.pop()
-        if isinstance(each, BaseExceptionGroup):
-            waiting.extend(reversed(each.exceptions))
-        else:
-            found.append(each)
-    return found
-
-
-def find_agent_error(exc: BaseException) -> AgentError | None:
-    """Return the first error in *exc* that its user may read."""
-    return next((each for each in leaves(exc) if isinstance(each, AgentError)), None)
-
-
-def wording(error: AgentError) -> tuple[str, str]:
-    """Return code and text of *error* as an event can carry them, whatever the agent put there.
-
-    It may have given another exception instead of a text, or the name of a file that is not UTF-8.
-    """
-    return _text(error.code, AgentError.code), _text(error.text, AgentError.text)
-
-
-def _text(part: object, otherwise: str) -> str:
-    try:
-        text = str(part)
-    except Exception:  # the agent's own code, called behind its crash wall
-        text = otherwise
-    return text[:ERROR_CHARS].encode(errors="replace").decode()

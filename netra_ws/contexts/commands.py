@@ -103,10 +103,14 @@ async def _stop(asked: Asked, command: said.StopAgent) -> Result:
     runs = {run.run_id: run for run in leaving} | asked.context.runs
     run = runs.get(command.run_id)
     if run is None:
-        row = await asked.context.ledger.run(asked.context.user_id, command.run_id)
-        if row is None:
-            raise _missing("run")
-        return Answer(Ack(run_id=row.run_id, status=row.state), asked.context.stream.last)
+
+        async def how_it_ended() -> Answer:
+            status = await asked.context.status_of(command.run_id)
+            if status is None:
+                raise _missing("run")
+            return Answer(Ack(run_id=command.run_id, status=status), asked.context.stream.visible)
+
+        return how_it_ended
     stopped = run
     if command.mode == "after_step":
         stopped.cancel_after_step()

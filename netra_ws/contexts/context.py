@@ -21,7 +21,7 @@ from netra_ws.agents.run import Run
 from netra_ws.agents.states import RunState
 from netra_ws.errors import ClientError
 from netra_ws.history.ledger import Ledger
-from netra_ws.history.stores.contract import PutRun, RunRow
+from netra_ws.history.stores.contract import UNFINISHED, PutRun, RunRow
 from netra_ws.history.stream import Stream
 from netra_ws.identity import Identity
 from netra_ws.protocol.events import CancelledBy
@@ -330,6 +330,21 @@ class UserContext:
             self.drop_queued(run, by)
         else:
             run.cancel(by)
+
+    async def status_of(self, run_id: str) -> str | None:
+        """Return the final status of a run that is not going on any more, None for one that never was.
+
+        What was said last of it may not be committed; that is waited for.
+
+        Raises:
+            StoreError: The store did not answer.
+        """
+        last = self.stream.last
+        row = await self.ledger.run(self.user_id, run_id)
+        if (row is None or row.state in UNFINISHED) and self.stream.visible < last:
+            await self.stream.wait_visible(last)
+            row = await self.ledger.run(self.user_id, run_id)
+        return None if row is None else row.state
 
 
 def _follow_up(ended: Run, unread: Sequence[str]) -> RunRequest:

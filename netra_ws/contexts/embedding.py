@@ -194,10 +194,10 @@ class UserSession:
         runs = {run.run_id: run for run in self.context.home.leaving(self.context.user_id)} | self.context.runs
         run: Run | None = runs.get(run_id)
         if run is None:
-            row = await self.context.ledger.run(self.context.user_id, run_id)
-            if row is None:
+            status = await self.context.status_of(run_id)
+            if status is None:
                 raise ClientError("NOT_FOUND", "there is no such run")
-            return row.state
+            return status
         self.context.stop(run)
         return await proof_of_end(run)
 

@@ -34,6 +34,14 @@ class Unspeakable(Exception):
     __repr__ = __str__
 
 
+class Unprintable(Exception):
+    """Fails whoever formats its traceback."""
+
+    @property
+    def __notes__(self) -> list[str]:
+        raise RuntimeError("no notes")
+
+
 class Forgetful(AgentError):
     """Does not call its base class."""
 
@@ -46,6 +54,19 @@ class Indivisible(BaseExceptionGroup[BaseException]):
 
     def derive(self, excs: Any, /) -> Any:
         raise RuntimeError("indivisible")
+
+
+class Guarded(AgentError):
+    """Lets nobody look."""
+
+    @property
+    def retryable(self) -> bool:  # type: ignore[override]
+        raise RuntimeError("not for you")
+
+    code = text = retryable  # type: ignore[assignment]
+
+    def __init__(self) -> None:
+        pass
 
 
 def nested(depth: int) -> BaseException:
@@ -71,7 +92,9 @@ def endless() -> BaseException:
 ERRORS: list[MakeError] = [
     OwnBase,
     Unspeakable,
+    Unprintable,
     Forgetful,
+    Guarded,
     endless,
     MemoryError,
     GeneratorExit,

@@ -12,6 +12,7 @@ from netra_ws.protocol.codec import read_server
 from netra_ws.testing import check_run
 
 from ..conftest import StartServer
+from ..faulty import FaultyStore, Health
 from ..kit import Client, connect
 
 
@@ -210,6 +211,34 @@ async def test_a_stop_never_hits_the_next_run(server: StartServer) -> None:
         assert (ended["status"], ended["final_response"]) == ("success", "done two")
 
 
+async def test_a_stop_of_a_run_whose_end_is_not_kept_yet(server: StartServer) -> None:
+    """A stop that comes between a run's end and its commit is answered with how it ended, not with running."""
+    ended = trio.Event()
+
+    async def quick(run: Run) -> None:
+        ended.set()
+
+    store = FaultyStore()
+    running = await server(agents={"quick": quick}, store=store)
+    async with connect(running) as client:
+        await client.ask("create_thread", thread_id="t")
+        store.turn(Health.FULL)
+        await client.send("start_agent", user_request="x", agent="quick", thread_id="t", run_id="mine", id="start")
+        with trio.fail_after(5):
+            await ended.wait()
+        for number in range(2):
+            await client.send("stop_agent", run_id="mine", id=f"stop {number}")
+        await client.send("stop_agent", run_id="nobody", id="other")
+        await client.send("ping", id="p")
+        assert [each["type"] for each in await client.until("pong")] == ["pong"]
+        store.turn(Health.WELL)
+        heard: list[dict[str, Any]] = []
+        while sum("reply_to" in each for each in heard) < 4:
+            heard.append(await client.receive())
+        told = {each["reply_to"]: each.get("status") or each.get("code") for each in heard if "reply_to" in each}
+        assert told == {"start": None, "stop 0": "success", "stop 1": "success", "other": "NOT_FOUND"}
+
+
 async def test_a_sealed_run_gives_up_its_thread(server: StartServer) -> None:
     """A run that cannot be stopped does not block its conversation: the next message is served."""
     release = trio.Event()
@@ -228,7 +257,7 @@ async def test_a_sealed_run_gives_up_its_thread(server: StartServer) -> None:
             ended = (await client.until("agent_completed", run_id=last["run_id"]))[-1]
             assert ended["final_response"] == "later"
             history = await client.ask("get_thread_history", thread_id="t")
-            assert [m["content"] for m in history["messages"]] == ["x", "waiting", "waiting", "later", "later"]
+            assert sorted(m["content"] for m in history["messages"]) == ["later", "later", "waiting", "waiting", "x"]
     finally:
         release.set()
 
