@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import AsyncIterator, Iterator, Mapping
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from functools import partial
 from itertools import count
 from typing import Protocol
@@ -34,6 +35,7 @@ class StartServer(Protocol):
         agents: Mapping[str, Agent] | None = None,
         authenticate: Authenticate | None = None,
         store: Store | None = None,
+        clock: Callable[[], float] = time.time,
         **overrides: object,
     ) -> Server: ...
 
@@ -42,8 +44,8 @@ class StartServer(Protocol):
 async def server() -> AsyncIterator[StartServer]:
     """Starts servers on free ports of the loopback; each is ended in order when the test is over.
 
-    The factory takes settings, or overrides for ``kit.settings``; *agents* by name; and *store*, a
-    store object to be used in place of the one of ``store.url``.
+    The factory takes settings, or overrides for ``kit.settings``; *agents* by name; *store*, a
+    store object to be used in place of the one of ``store.url``; and *clock*, the system's.
     """
     async with trio.open_nursery() as nursery:
 
@@ -53,10 +55,11 @@ async def server() -> AsyncIterator[StartServer]:
             agents: Mapping[str, Agent] | None = None,
             authenticate: Authenticate | None = None,
             store: Store | None = None,
+            clock: Callable[[], float] = time.time,
             **overrides: object,
         ) -> Server:
             settings = settings or make_settings(**overrides)
-            world = Surroundings(store=store)
+            world = Surroundings(store=store, clock=clock)
             with trio.fail_after(10.0):
                 started: Server = await nursery.start(
                     partial(serve, settings, agents=agents, authenticate=authenticate, surroundings=world)

@@ -79,7 +79,7 @@ async def raw(server: Server, *, receive_buffer: int | None = None) -> AsyncIter
     """Open a TCP connection on which nothing was said yet."""
     stream = await dial(server, receive_buffer=receive_buffer)
     try:
-        yield Client(stream)
+        yield Client(stream, patience_s=PATIENCE_S)
     finally:
         with trio.CancelScope(shield=True):
             await trio.aclose_forcefully(stream)

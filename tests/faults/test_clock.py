@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -31,11 +30,8 @@ class Clock:
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    """The clock of every server that is started from now on."""
-    clock = Clock()
-    monkeypatch.setattr("netra_ws.server.time", SimpleNamespace(time=clock))
-    return clock
+def clock() -> Clock:
+    return Clock()
 
 
 HOUR = 3600.0
@@ -55,8 +51,7 @@ async def test_a_run_while_the_clock_is_set(server: StartServer, clock: Clock, l
     async def silent(run: Run) -> None:
         await trio.sleep_forever()
 
-    running = await server(agents={"agent": agent, "silent": silent})
-    running.wiring.clock = clock
+    running = await server(clock=clock, agents={"agent": agent, "silent": silent})
     async with connect(running, bearer=token(expires_s=500 * 24 * HOUR)) as client:
         await client.send("start_agent", user_request="x", agent="silent", idle_timeout_s=0.3, thread_id="u", id="0")
         await client.send("chat", content="x", agent="agent", thread_id="t", id="1")
@@ -87,7 +82,7 @@ async def test_a_run_while_the_clock_is_set(server: StartServer, clock: Clock, l
 
 async def test_the_last_used_thread_stands_first(server: StartServer, clock: Clock) -> None:
     """Threads stand in the order of their use, and times do not go back, when the clock is set back by an hour."""
-    running = await server()
+    running = await server(clock=clock)
     async with connect(running) as client:
         stamps = []
         for number, name in enumerate(("a", "b", "c", "a", "b")):
@@ -103,7 +98,7 @@ async def test_the_last_used_thread_stands_first(server: StartServer, clock: Clo
 async def test_runs_lost_under_another_clock(server: StartServer, clock: Clock, tmp_path: Any) -> None:
     """A run that was lost with its server has no negative duration when the next one's clock is an hour behind."""
     url = f"sqlite:///{tmp_path / 'a.db'}"
-    running = await server(store__url=url)
+    running = await server(clock=clock, store__url=url)
     async with connect(running) as client:
         await client.send("chat", content="x", agent="echo", thread_id="t", id="1")
         heard = await client.until("agent_completed")
@@ -116,7 +111,7 @@ async def test_runs_lost_under_another_clock(server: StartServer, clock: Clock, 
         connection.execute("DELETE FROM event WHERE type = 'agent_completed' OR type = 'tool_completed'")
     connection.close()
     clock.set_by = -HOUR
-    again = await server(store__url=url)
+    again = await server(clock=clock, store__url=url)
     async with connect(again, path=f"/ws?resume={epoch}:{started['seq'] - 1}", iat=0) as client:
         kept = [each for each in await client.until("replay_completed") if "seq" in each]
         last = check_run([read_server(json.dumps(each)) for each in kept])
@@ -126,8 +121,7 @@ async def test_runs_lost_under_another_clock(server: StartServer, clock: Clock, 
 
 async def test_tokens_follow_the_clock_as_it_is_now(server: StartServer, clock: Clock) -> None:
     """A token expires by the system's clock of the moment: earlier when it leaps, later when it is set back."""
-    running = await server(auth__expiry_grace_s=0, auth__leeway_s=0, timing__heartbeat_interval_s=1)
-    running.wiring.clock = clock
+    running = await server(clock=clock, auth__expiry_grace_s=0, auth__leeway_s=0, timing__heartbeat_interval_s=1)
     async with connect(running, expires_s=600) as client:
         assert (await client.ask("list_threads"))["type"] == "thread_list"
         clock.set_by = -HOUR
