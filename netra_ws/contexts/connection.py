@@ -24,8 +24,9 @@ from netra_ws.protocol.closing import CloseCode
 from netra_ws.protocol.codec import Incoming, encode_reply, error_reply
 from netra_ws.protocol.replies import Lagging, ReplayCompleted, Reply, StreamReset
 
-#: Commands that were received and wait for the dispatcher; a full inbox stops the reading.
+#: Commands that were received and wait for the dispatcher, and their bytes; a full inbox stops the reading.
 INBOX = 64
+INBOX_BYTES = 256 * 1024
 #: Bytes of answers that wait for the socket: above the first figure nothing more is read from the
 #: client, above the second it is closed with 4000.
 CONTROL_HIGH = 256 * 1024
@@ -112,8 +113,9 @@ class Connection:
     malformed: int = 0
     closing: bool = False
     traffic: Traffic = attrs.field(factory=Traffic)
-    inbox_in: trio.MemorySendChannel[Incoming] = attrs.field(init=False)
-    inbox: trio.MemoryReceiveChannel[Incoming] = attrs.field(init=False)
+    inbox_in: trio.MemorySendChannel[tuple[Incoming, int]] = attrs.field(init=False)
+    inbox: trio.MemoryReceiveChannel[tuple[Incoming, int]] = attrs.field(init=False)
+    _inbox_bytes: int = 0
     _control: deque[bytes] = attrs.field(factory=deque)
     _control_bytes: int = 0
     _held: list[_Held] = attrs.field(factory=list)
@@ -129,7 +131,7 @@ class Connection:
 
     def __attrs_post_init__(self) -> None:
         self._paced_at = self.cursor.stream.grown
-        self.inbox_in, self.inbox = trio.open_memory_channel[Incoming](INBOX)
+        self.inbox_in, self.inbox = trio.open_memory_channel[tuple[Incoming, int]](INBOX)
 
     # Filling.
 
@@ -191,6 +193,30 @@ class Connection:
         """Wait until both lanes are below their bounds: what a client does not read, it need not ask."""
         while self._crowded and not self.closing and not self._unheard:
             await self._room.wait()
+
+    async def put(self, incoming: Incoming, size: int) -> None:
+        """Put a command of *size* bytes into the inbox, and wait until more may be read from the client.
+
+        Raises:
+            trio.BrokenResourceError: The dispatcher has gone: the connection is closing.
+        """
+        self._inbox_bytes += size
+        await self.inbox_in.send((incoming, size))
+        while self._inbox_bytes > INBOX_BYTES and not self.closing:
+            await self._room.wait()
+        await self.wait_for_room()
+
+    async def next_command(self) -> Incoming | None:
+        """Take the next command out of the inbox; None when the client will say no more."""
+        try:
+            incoming, size = await self.inbox.receive()
+        except trio.EndOfChannel:
+            return None
+        self._inbox_bytes -= size
+        self._make_room()
+        # What is not read need not be made: an answer may be a page of megabytes.
+        await self.wait_for_room()
+        return incoming
 
     def hang_up(self) -> None:
         """The client reads no more; what it said before is still carried out, and nobody waits for it."""

@@ -238,9 +238,7 @@ class Turn:
 async def dispatch(context: UserContext, connection: Connection, count: Callable[[str, str], None]) -> None:
     """Take a connection's commands until its inbox is closed."""
     with connection.inbox:  # closed behind us, so that nobody waits for room in it
-        async for incoming in connection.inbox:
-            # What is not read need not be made: an answer may be a page of megabytes.
-            await connection.wait_for_room()
+        while (incoming := await connection.next_command()) is not None:
             await Turn(Asked(context, connection, incoming), count).take()
             if connection.closing:
                 return

@@ -119,7 +119,7 @@ CONTAINERS: tuple[Container, ...] = (
         where=("contexts/connection.py Connection open_memory_channel",),
         per="connection",
         bound=lambda s: connection.INBOX,
-        unit="commands, each of at most limits.max_message_bytes",
+        unit=f"commands; one beyond {connection.INBOX_BYTES:,} bytes",
         policy="nothing more is read from the client",
         shown="commands_total",
     ),

@@ -89,6 +89,7 @@ WAITS: tuple[Wait, ...] = (
         what="room in the inbox or the lanes, a token for a ping, room for a pong",
         where=(
             "contexts/connection.py Connection.wait_for_room",
+            "contexts/connection.py Connection.put",
             "wire/stream.py wait_for_token",
             "wire/stream.py Duplex.send_all",
         ),
@@ -140,7 +141,7 @@ WAITS: tuple[Wait, ...] = (
     ),
     Wait(
         what="the next command of a connection",
-        where=("contexts/dispatch.py dispatch",),
+        where=("contexts/connection.py Connection.next_command",),
         within_s=None,
         ends="the connection's end, which closes the inbox",
         shown="commands_total",

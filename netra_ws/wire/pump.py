@@ -48,8 +48,9 @@ logger = logging.getLogger(__name__)
 # It logs every frame and every client's mistake; what matters is logged here.
 logging.getLogger("trio-websocket").setLevel(logging.CRITICAL)
 
-#: Messages that trio-websocket holds for us; its default of one makes it deaf for pings.
-QUEUE = 16
+#: Messages that trio-websocket holds for us, each of up to the largest size; its default of one makes it
+#: deaf for pings.
+QUEUE = 4
 READ_BYTES = 64 * 1024
 #: Larger messages are parsed in a worker thread; not in Trio's own pool, which an agent may have filled.
 PARSE_IN_THREAD = 64 * 1024
@@ -354,10 +355,9 @@ class Socket:
                 # Above its budget a client is read no faster.
                 await wait_for_token(pings)
             try:
-                await connection.inbox_in.send(incoming)
+                await connection.put(incoming, len(message))
             except trio.BrokenResourceError:
                 continue  # the dispatcher has gone: the connection is closing
-            await connection.wait_for_room()
 
     async def _read(self, message: str) -> Incoming:
         if len(message) > PARSE_IN_THREAD:

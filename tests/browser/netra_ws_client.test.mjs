@@ -523,6 +523,22 @@ test("refusal: a browser's silent 1006 is explained over HTTP and ends the sessi
   assert.equal(await explainRefusal("ws://example.test", TOKEN, async () => Promise.reject(new TypeError("CORS"))), null);
 });
 
+test("refusal: an explanation that comes when the next attempt is on its way still ends the session", async () => {
+  let answer;
+  const fetch = () => new Promise((resolve) => (answer = resolve));
+  const stage = new Stage({ fetch });
+  await turn();
+  stage.socket.die(1006);
+  await turn();
+  await stage.clock.advance(60_000);
+  assert.equal(stage.states.at(-1).state, "connecting");
+  answer(new Response(JSON.stringify({ code: "TOKEN_INVALID", error: "not signed here" }), { status: 401 }));
+  await turn();
+  await turn();
+  assert.deepEqual([stage.states.at(-1).state, stage.states.at(-1).error.code], ["closed", "TOKEN_INVALID"]);
+  assert.equal(stage.socket.closed, 1000);
+});
+
 test("refusal: a server that names a moment is not asked before it", async () => {
   const fetch = async () => new Response("{}", { status: 429, headers: { "Retry-After": "20" } });
   const stage = new Stage({ fetch });

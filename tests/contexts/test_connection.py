@@ -409,9 +409,9 @@ async def test_the_inbox_is_bounded() -> None:
     """A client that is not served is not read any further."""
     seat = await take_seat()
     for _ in range(INBOX):
-        seat.connection.inbox_in.send_nowait(Incoming())
+        seat.connection.inbox_in.send_nowait((Incoming(), 0))
     with pytest.raises(trio.WouldBlock):
-        seat.connection.inbox_in.send_nowait(Incoming())
+        seat.connection.inbox_in.send_nowait((Incoming(), 0))
 
 
 async def test_traffic_counts_what_went_out() -> None:
@@ -508,3 +508,26 @@ def test_every_promise_holds_in_any_order_of_things(work: Sequence[Any], ring: i
         patch.setattr(cursor_module, "CHUNK_ROWS", 3)
         patch.setattr(cursor_module, "MERGE_BEHIND", 4)
         trio.run(_work, work, ring)
+
+
+async def test_the_inbox_is_bounded_in_bytes() -> None:
+    """Large commands that wait for the dispatcher stop the reading long before they are sixty-four."""
+    connection = (await take_seat()).connection
+    read = 0
+
+    async def pump() -> None:
+        nonlocal read
+        for _ in range(10):
+            await connection.put(Incoming(), 100_000)
+            read += 1
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(pump)
+        await trio.testing.wait_all_tasks_blocked()
+        assert read == 2
+        for _ in range(10):
+            assert await connection.next_command() is not None
+            await trio.testing.wait_all_tasks_blocked()
+    assert read == 10
+    connection.inbox_in.close()
+    assert await connection.next_command() is None

@@ -267,7 +267,9 @@ async def test_without_retention_nothing_is_removed(autojump_clock: Clock) -> No
     assert store.trims == []
 
 
-async def test_a_failing_trim_is_tried_again_a_minute_later(caplog: pytest.LogCaptureFixture, autojump_clock: Clock) -> None:
+async def test_a_failing_trim_is_tried_again_a_minute_later(
+    caplog: pytest.LogCaptureFixture, autojump_clock: Clock
+) -> None:
     """Retention that fails costs one line in the log, and the recorder goes on."""
     store = TrimmedStore()
     store.failures = 1

@@ -543,9 +543,11 @@ export class Session {
     const number = this.#opening;
     const fetch = this.#options.fetch === undefined ? globalThis.fetch : this.#options.fetch;
     const refusal = fetch ? await explainRefusal(this.#options.url, token, fetch) : null;
-    if (!refusal || number !== this.#opening || this.#state !== "waiting") return;
+    if (!refusal || (this.#state !== "waiting" && this.#state !== "connecting")) return;
     const renewable = typeof this.#options.token === "function" && refusal.details.http_status === 401;
+    // Of a token that stays the same this is the last word, also when the next attempt is already on its way.
     if (!refusal.retryable && !renewable) return this.#end(refusal);
+    if (number !== this.#opening || this.#state !== "waiting") return;
     this.#minimumDelayMs = (refusal.details.retry_after_s ?? 0) * 1000;
     if (this.#minimumDelayMs > 0) this.#wait(refusal);
   }
