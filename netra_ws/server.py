@@ -221,7 +221,7 @@ def longest_end_s(settings: Settings) -> float:
     """Return the seconds after which a server that was asked to end must have ended; a sum of bounds."""
     timing = settings.timing
     runs_s = timing.drain_s + 2 * (timing.finalise_s + 1.0)
-    return runs_s + FLUSH_S + 2 * SHUT_S + LAST_FLUSH_S
+    return runs_s + FLUSH_S + 3 * SHUT_S + LAST_FLUSH_S
 
 
 async def serve(

@@ -35,6 +35,8 @@ logger = logging.getLogger(__name__)
 #: Answers that are our fault; only these make a server look ill.
 SERVER_FAULTS = frozenset({"INTERNAL", "UNAVAILABLE", "CANCEL_TIMEOUT"})
 
+#: Seconds between two looks at whether everything was answered.
+LOOK_EVERY_S = 0.005
 #: Seconds between two looks at how the store does.
 WATCH_EVERY_S = 0.5
 
@@ -342,6 +344,8 @@ class Registry:
         Args:
             patience_s: Seconds for slow readers; then they are closed where they stand.
         """
+        with trio.move_on_after(patience_s):
+            await self._answered()
         self._shutting = True
         for context in self:
             for connection in list(context.connections.values()):
@@ -353,6 +357,11 @@ class Registry:
                 connection.shut(CloseCode.RESTART, "the server restarts")
         with trio.move_on_after(patience_s):
             await self._stood_up_all()
+
+    async def _answered(self) -> None:
+        """Wait for answers that come behind a run's end: the proof of a stop, in the first place."""
+        while any(context.waiting for context in self):  # noqa: ASYNC110  (once in a server's life)
+            await trio.sleep(LOOK_EVERY_S)
 
     async def _stood_up_all(self) -> None:
         while self.seats:

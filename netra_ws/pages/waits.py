@@ -256,9 +256,13 @@ WAITS: tuple[Wait, ...] = (
     ),
     Wait(
         what="the end of runs and of connections in a drain",
-        where=("contexts/registry.py Registry._settled", "contexts/registry.py Registry._stood_up_all"),
+        where=(
+            "contexts/registry.py Registry._settled",
+            "contexts/registry.py Registry._answered",
+            "contexts/registry.py Registry._stood_up_all",
+        ),
         within_s=lambda s: s.longest_end_s,
-        ends="timing.drain_s, then timing.finalise_s; for sockets twice the closing handshake",
+        ends="timing.drain_s, then timing.finalise_s; for answers and sockets three times the closing handshake",
         shown="runs, connections",
     ),
     Wait(

@@ -176,7 +176,7 @@ class Socket:
             unsaid = CloseCode.POLICY
         except* Exception as group:
             # The crash wall of a connection: a bug of ours ends this connection and nothing else.
-            logger.error("connection of user=%s failed", self.context.user_id, exc_info=group)
+            logger.error("connection of user=%r failed", self.context.user_id, exc_info=group)
             unsaid = CloseCode.INTERNAL
         finally:
             await self._leave(unsaid)
