@@ -302,6 +302,12 @@ NEEDS: Mapping[type[said.Command], str] = {
     said.Kick: "operator",
 }
 
+#: What the store is not asked for, so that no deadline has to be set for it.
+READS_NOTHING = frozenset({said.Ping, said.Heartbeat, said.Connect, said.Disconnect, said.Resume})
+
+#: What is answered in a task of its own.
+TAKES_TIME = frozenset({said.StopAgent, said.DeleteThread})
+
 #: What still works after the token has expired.
 WITHOUT_TOKEN = (said.RefreshAuth, said.Ping, said.Heartbeat, said.StopAgent)
 

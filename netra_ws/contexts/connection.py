@@ -204,7 +204,8 @@ class Connection:
         await self.inbox_in.send((incoming, size))
         while self._inbox_bytes > INBOX_BYTES and not self.closing:
             await self._room.wait()
-        await self.wait_for_room()
+        if self._crowded:
+            await self.wait_for_room()
 
     async def next_command(self) -> Incoming | None:
         """Take the next command out of the inbox; None when the client will say no more."""
@@ -212,10 +213,13 @@ class Connection:
             incoming, size = await self.inbox.receive()
         except trio.EndOfChannel:
             return None
+        full = self._inbox_bytes > INBOX_BYTES
         self._inbox_bytes -= size
-        self._make_room()
-        # What is not read need not be made: an answer may be a page of megabytes.
-        await self.wait_for_room()
+        if full:
+            self._make_room()
+        if self._crowded:
+            # What is not read need not be made: an answer may be a page of megabytes.
+            await self.wait_for_room()
         return incoming
 
     def hang_up(self) -> None:

@@ -21,7 +21,7 @@ from netra_ws.protocol.closing import CloseCode
 from netra_ws.protocol.codec import Incoming, error_reply
 from netra_ws.protocol.replies import MALFORMED, MAX_MALFORMED, Ack, Error, Reply
 
-from .commands import FUNCTIONS, NEEDS, REMEMBERED, WITHOUT_TOKEN, Answer, Asked, Result
+from .commands import FUNCTIONS, NEEDS, READS_NOTHING, REMEMBERED, TAKES_TIME, WITHOUT_TOKEN, Answer, Asked, Result
 from .connection import Connection
 from .context import UserContext
 from .memory import Remembered, digest
@@ -114,14 +114,14 @@ class Turn:
             self._repeat(command, known.reply, known.barrier)
         else:
             # A repeat costs no token of the budgets, so only this bounds how many wait.
-            if not self._wait(lambda: self._join(command, known)):
-                self._tell(_too_many())
+            if self.context.waiting < MAX_WAITING:
+                self._wait(lambda: self._join(command, known))
+            else:
+                self._tell(Answer(error_reply(_too_many())))
 
-    def _wait(self, work: Callable[[], Awaitable[None]]) -> bool:
-        """Have *work* answer later, in a task of its own; return whether there was room for one."""
+    def _wait(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Have *work* answer later, in a task of its own."""
         context = self.context
-        if context.waiting >= MAX_WAITING:
-            return False
         context.waiting += 1
 
         async def wait() -> None:
@@ -131,7 +131,6 @@ class Turn:
                 context.waiting -= 1
 
         context.start_soon(wait)
-        return True
 
     async def _from_ledger(self, command_id: str) -> Remembered | None:
         """Return what a restart did not forget: the run that this command started.
@@ -169,7 +168,10 @@ class Turn:
     async def _try(self, command: said.Command) -> Result:
         async def carry_out() -> Result:
             self._check(command)
-            return await _in_time(lambda: FUNCTIONS[type(command)](self.asked, command))
+            function = FUNCTIONS[type(command)]
+            if type(command) in READS_NOTHING:
+                return await function(self.asked, command)
+            return await _in_time(lambda: function(self.asked, command))
 
         return await _guarded(command, carry_out)
 
@@ -187,6 +189,8 @@ class Turn:
             raise ClientError("FORBIDDEN", f"this needs the permission {needed}")
         if type(command) in (said.Ping, said.Heartbeat):
             return  # these have a budget of their own: the pump reads no faster
+        if type(command) in TAKES_TIME and self.context.waiting >= MAX_WAITING:
+            raise _too_many()
         budgets = self.context.memory.budgets
         budget = budgets.talk if isinstance(command, said.TALK) else budgets.other
         wait_s = budget.take(now)
@@ -213,8 +217,7 @@ class Turn:
             assert isinstance(answer, Answer)
             self._settle(answer, remembered)
 
-        if not self._wait(wait):
-            self._settle(_too_many(), remembered)
+        self._wait(wait)
 
     def _settle(self, answer: Answer, remembered: tuple[str, Remembered] | None) -> None:
         if remembered is not None:
@@ -268,8 +271,8 @@ async def _in_time(work: Callable[[], Awaitable[T]]) -> T:
     raise StoreError(f"no answer within {READ_S:g} s")
 
 
-def _too_many() -> Answer:
-    return Answer(error_reply(ClientError("BUSY", "too many answers are waited for", retryable=True)))
+def _too_many() -> ClientError:
+    return ClientError("BUSY", "too many answers are waited for", retryable=True)
 
 
 def _away() -> ClientError:
