@@ -11,24 +11,20 @@ import contextlib
 import logging
 import random
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
 import attrs
 import trio
 
-from netra_ws.access import AddressTable, Admission, OriginPolicy, Verifier
-from netra_ws.agents.agent import Agent, collect_agents
-from netra_ws.agents.builtin.assistant import make_assistant
-from netra_ws.agents.builtin.echo import echo
-from netra_ws.agents.request import RunPolicy
+from netra_ws.access import Admission
+from netra_ws.agents.agent import Agent
 from netra_ws.agents.watchdog import Watchdog
 from netra_ws.contexts.embedding import UserSession
-from netra_ws.contexts.policy import ContextPolicy
 from netra_ws.contexts.quota import Quota
 from netra_ws.contexts.registry import Registry
-from netra_ws.errors import ConfigError, NetraError, Refused
+from netra_ws.errors import ConfigError, NetraError
 from netra_ws.history.ledger import Ledger
 from netra_ws.history.opening import make_store
 from netra_ws.history.recorder import Recorder
@@ -36,21 +32,17 @@ from netra_ws.history.recovery import close_lost_runs
 from netra_ws.history.stores.contract import Store
 from netra_ws.history.streams import Streams
 from netra_ws.identity import Identity
-from netra_ws.measures import Histogram, memory_bytes
-from netra_ws.settings import Settings, development_secret, problems
+from netra_ws.measures import Histogram
+from netra_ws.policies import Authenticate, context_policy, make_admission, make_admit, public_config
+from netra_ws.settings import Settings, problems
 from netra_ws.version import __version__
-from netra_ws.wire.door import SOCKET_PATHS, Admit, Door, Page
+from netra_ws.wire.door import Door, Page
 from netra_ws.wire.flusher import Flusher
-from netra_ws.wire.head import Head
 from netra_ws.wire.heartbeat import Heartbeat
-from netra_ws.wire.pump import CLOSE_S, PROTOCOL, Wiring
+from netra_ws.wire.pump import CLOSE_S, Wiring
 
 logger = logging.getLogger(__name__)
 
-Authenticate = Callable[[Head], Awaitable[Identity]]
-
-#: Worker threads for blocking code of all runs.
-RUN_THREADS = 40
 #: Connections that the system holds before they are accepted.
 LISTEN_BACKLOG = 4096
 #: Seconds for the last events to be committed when the server ends, and for what may come behind them.
@@ -258,14 +250,18 @@ async def _run_shielded(
         stopped.set()
 
 
+def _durability(settings: Settings) -> Any:
+    return settings.store.durability
+
+
 @asynccontextmanager
 async def _rooms(
     settings: Settings, agents: Mapping[str, Agent], authenticate: Authenticate | None, world: Surroundings
 ) -> AsyncIterator[Server]:
     """Open the rooms from the bottom up."""
     # Everything that may be wrong with the settings is found before anything is opened.
-    policy = _context_policy(settings, agents)
-    admission = _admission(settings)
+    policy = context_policy(settings, agents)
+    admission = make_admission(settings)
     store = world.store
     if store is None:
         store = make_store(settings.store.url, durability=_durability(settings))
@@ -279,7 +275,7 @@ async def _rooms(
     wiring = Wiring(store, Flusher(), heartbeat, settings.timing.handshake_s, registry.count, clock)
     pages: dict[str, Page] = {}
     high = settings.limits.memory_high_mb
-    admit = _admit(admission, authenticate, clock, None if high is None else high * 2**20)
+    admit = make_admit(admission, authenticate, clock, None if high is None else high * 2**20)
     door = Door(wiring, registry, admit, pages, settings.timing.handshake_s, settings.environment == "testing")
     server = Server(settings, registry, streams, recorder, store, wiring, door)
     pages |= _pages(server, admission, commit, watchdog)
@@ -311,100 +307,6 @@ async def _rooms(
             with trio.move_on_after(LAST_FLUSH_S):  # what came behind the drain's own flush
                 await recorder.flush()
             below.cancel_scope.cancel()
-
-
-def _context_policy(settings: Settings, given: Mapping[str, Agent]) -> ContextPolicy:
-    prices = {model: attrs.asdict(price, filter=_is_set) for model, price in settings.prices.items()}
-    builtin: dict[str, Agent] = {"assistant": make_assistant(prices or None), "echo": echo}
-    agents = collect_agents(builtin, settings.agents.modules, given)
-    if settings.agents.default not in agents:
-        raise ConfigError(f"agents.default: there is no agent {settings.agents.default!r}")
-    limits, timing = settings.limits, settings.timing
-    return ContextPolicy(
-        agents=agents,
-        default_agent=settings.agents.default,
-        run=RunPolicy(
-            finalise_s=timing.finalise_s,
-            max_response_bytes=limits.max_response_bytes,
-            max_event_bytes=limits.max_event_bytes,
-            max_events=limits.max_events_per_run,
-            threads=trio.CapacityLimiter(RUN_THREADS),
-        ),
-        on_disconnect=_on_disconnect(settings),
-        allow_continue=settings.agents.allow_continue,
-        resume_window_s=timing.resume_window_s,
-        run_timeout_s=timing.run_timeout_s,
-        idle_timeout_s=timing.idle_timeout_s,
-        heartbeat_interval_s=timing.heartbeat_interval_s,
-        pong_timeout_s=timing.pong_timeout_s,
-        expiry_grace_s=settings.auth.expiry_grace_s,
-        max_message_bytes=limits.max_message_bytes,
-        messages_per_minute=limits.messages_per_minute,
-        pings_per_minute=limits.pings_per_minute_per_connection,
-        max_connections=limits.max_connections,
-        max_connections_per_user=limits.max_connections_per_user,
-        max_runs_per_user=limits.max_runs_per_user,
-        max_threads_per_user=limits.max_threads_per_user,
-        max_queued_per_thread=limits.max_queued_per_thread,
-    )
-
-
-def _is_set(attribute: object, value: object) -> bool:
-    return value is not None
-
-
-def _on_disconnect(settings: Settings) -> Any:
-    return settings.agents.on_disconnect
-
-
-def _durability(settings: Settings) -> Any:
-    return settings.store.durability
-
-
-def secret_of(settings: Settings) -> str:
-    """Return the secret that signs tokens: the given one, or in development the shared one of this user.
-
-    Raises:
-        ConfigError: There is none.
-    """
-    if settings.auth.secret is not None:
-        return settings.auth.secret
-    if settings.environment != "development":
-        raise ConfigError("auth.secret: required outside development")
-    return development_secret()
-
-
-def _admission(settings: Settings) -> Admission:
-    auth, origins, limits = settings.auth, settings.origins, settings.limits
-    return Admission(
-        Verifier(secret_of(settings), auth.issuer, auth.audience, auth.leeway_s),
-        OriginPolicy(origins.allowed, bool(origins.required), settings.environment),
-        AddressTable(
-            limits.max_tracked_addresses,
-            limits.connects_per_minute_per_address,
-            limits.failed_connects_per_minute_per_address,
-        ),
-        auth.query_token,
-    )
-
-
-def _admit(
-    admission: Admission, authenticate: Authenticate | None, clock: Callable[[], float], high: int | None
-) -> Admit:
-    async def admit(head: Head) -> Identity:
-        if high is not None and memory_bytes() > high:
-            raise Refused(503, "OVERLOADED", "The server has no memory for more connections.", retry_after_s=5)
-        now = clock()
-        if authenticate is None:
-            return admission.admit(head, now, head.peer)
-        admission.screen(head, now, head.peer)
-        try:
-            return await authenticate(head)
-        except Refused:
-            admission.addresses.failed(head.peer, now)
-            raise
-
-    return admit
 
 
 async def _listen(settings: Settings) -> Sequence[trio.SocketListener]:
@@ -439,7 +341,7 @@ def _pages(server: Server, admission: Admission, commit: Histogram, watchdog: Wa
         heartbeat=server.wiring.heartbeat,
         door=server.door,
         admission=admission,
-        config=_public_config(settings, server.registry.policy),
+        config=public_config(settings, server.registry.policy),
         memory_high_bytes=None if high is None else high * 2**20,
         longest_end_s=longest_end_s(settings),
         commit=commit,
@@ -458,31 +360,4 @@ def _pages(server: Server, admission: Admission, commit: Histogram, watchdog: Wa
         "/ws/bounds": Bounds(sources).page,
         "/metrics": Metrics(sources).page,
         **{path: asset.page for path, asset in load_assets(console=settings.server.console).items()},
-    }
-
-
-def _public_config(settings: Settings, policy: ContextPolicy) -> dict[str, Any]:
-    carriers = ["header", "subprotocol"]
-    if settings.auth.query_token:
-        carriers.append("query")
-    limits = settings.limits
-    return {
-        "endpoint": "/ws",
-        "endpoints": sorted(SOCKET_PATHS),
-        "protocols": [PROTOCOL],
-        "version": __version__,
-        "environment": settings.environment,
-        "auth": {"methods": ["jwt"], "carriers": carriers},
-        "limits": {
-            "max_message_bytes": limits.max_message_bytes,
-            "messages_per_minute": limits.messages_per_minute,
-            "max_connections_per_user": limits.max_connections_per_user,
-            "max_runs_per_user": limits.max_runs_per_user,
-            "max_threads_per_user": limits.max_threads_per_user,
-            "max_queued_per_thread": limits.max_queued_per_thread,
-        },
-        "heartbeat": {"interval_s": policy.heartbeat_interval_s, "pong_timeout_s": policy.pong_timeout_s},
-        "resume_window_s": policy.resume_window_s,
-        "agents": sorted(policy.agents),
-        "features": {"resume": True, "threads": True, "search": True, "console": settings.server.console},
     }

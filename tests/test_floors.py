@@ -21,6 +21,7 @@ FLOORS = [
     "contexts",
     "wire",
     "pages",
+    "policies",
     "server",
     "cli chat bench compat testing __main__ __init__",
 ]

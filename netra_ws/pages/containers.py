@@ -233,7 +233,7 @@ CONTAINERS: tuple[Container, ...] = (
     ),
     Container(
         what="run_threads",
-        where=("server.py _context_policy CapacityLimiter",),
+        where=("policies.py context_policy CapacityLimiter",),
         per="process",
         bound=lambda s: s.registry.policy.run.threads.total_tokens,
         unit="worker threads of all runs",

@@ -13,7 +13,7 @@ import trio
 from netra_ws import Run
 from netra_ws.contexts.memory import USER_THREADS
 from netra_ws.measures import memory_bytes
-from netra_ws.server import RUN_THREADS
+from netra_ws.policies import RUN_THREADS
 from tests.conftest import StartServer
 from tests.kit import Answer, connect, exchange, http, operator, raw, token, upgrade
 

@@ -1,0 +1,163 @@
+"""From settings to the rules that the rooms hold: what was set is read here and handed down as values."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+import attrs
+import trio
+
+from netra_ws.access import AddressTable, Admission, OriginPolicy, Verifier
+from netra_ws.agents.agent import Agent, collect_agents
+from netra_ws.agents.builtin.assistant import make_assistant
+from netra_ws.agents.builtin.echo import echo
+from netra_ws.agents.request import RunPolicy
+from netra_ws.contexts.policy import ContextPolicy
+from netra_ws.errors import ConfigError, Refused
+from netra_ws.identity import Identity
+from netra_ws.measures import memory_bytes
+from netra_ws.settings import Settings, development_secret
+from netra_ws.version import __version__
+from netra_ws.wire.door import SOCKET_PATHS, Admit
+from netra_ws.wire.head import Head
+from netra_ws.wire.pump import PROTOCOL
+
+Authenticate = Callable[[Head], Awaitable[Identity]]
+
+#: Worker threads for blocking code of all runs.
+RUN_THREADS = 40
+
+
+def context_policy(settings: Settings, given: Mapping[str, Agent]) -> ContextPolicy:
+    """Return what users may do; *given* are the program's own agents by name.
+
+    Raises:
+        ConfigError: An agent cannot be had, or there is none of the default's name.
+    """
+    prices = {model: attrs.asdict(price, filter=_is_set) for model, price in settings.prices.items()}
+    builtin: dict[str, Agent] = {"assistant": make_assistant(prices or None), "echo": echo}
+    agents = collect_agents(builtin, settings.agents.modules, given)
+    if settings.agents.default not in agents:
+        raise ConfigError(f"agents.default: there is no agent {settings.agents.default!r}")
+    limits, timing = settings.limits, settings.timing
+    return ContextPolicy(
+        agents=agents,
+        default_agent=settings.agents.default,
+        run=RunPolicy(
+            finalise_s=timing.finalise_s,
+            max_response_bytes=limits.max_response_bytes,
+            max_event_bytes=limits.max_event_bytes,
+            max_events=limits.max_events_per_run,
+            threads=trio.CapacityLimiter(RUN_THREADS),
+        ),
+        on_disconnect=_on_disconnect(settings),
+        allow_continue=settings.agents.allow_continue,
+        resume_window_s=timing.resume_window_s,
+        run_timeout_s=timing.run_timeout_s,
+        idle_timeout_s=timing.idle_timeout_s,
+        heartbeat_interval_s=timing.heartbeat_interval_s,
+        pong_timeout_s=timing.pong_timeout_s,
+        expiry_grace_s=settings.auth.expiry_grace_s,
+        max_message_bytes=limits.max_message_bytes,
+        messages_per_minute=limits.messages_per_minute,
+        pings_per_minute=limits.pings_per_minute_per_connection,
+        max_connections=limits.max_connections,
+        max_connections_per_user=limits.max_connections_per_user,
+        max_runs_per_user=limits.max_runs_per_user,
+        max_threads_per_user=limits.max_threads_per_user,
+        max_queued_per_thread=limits.max_queued_per_thread,
+    )
+
+
+def _is_set(attribute: object, value: object) -> bool:
+    return value is not None
+
+
+def _on_disconnect(settings: Settings) -> Any:
+    return settings.agents.on_disconnect
+
+
+def secret_of(settings: Settings) -> str:
+    """Return the secret that signs tokens: the given one, or in development the shared one of this user.
+
+    Raises:
+        ConfigError: There is none.
+    """
+    if settings.auth.secret is not None:
+        return settings.auth.secret
+    if settings.environment != "development":
+        raise ConfigError("auth.secret: required outside development")
+    return development_secret()
+
+
+def make_admission(settings: Settings) -> Admission:
+    """Return the lock of the door.
+
+    Raises:
+        ConfigError: There is no secret.
+    """
+    auth, origins, limits = settings.auth, settings.origins, settings.limits
+    return Admission(
+        Verifier(secret_of(settings), auth.issuer, auth.audience, auth.leeway_s),
+        OriginPolicy(origins.allowed, bool(origins.required), settings.environment),
+        AddressTable(
+            limits.max_tracked_addresses,
+            limits.connects_per_minute_per_address,
+            limits.failed_connects_per_minute_per_address,
+        ),
+        auth.query_token,
+    )
+
+
+def make_admit(
+    admission: Admission, authenticate: Authenticate | None, clock: Callable[[], float], high: int | None
+) -> Admit:
+    """Return what decides who comes in; with *authenticate*, that says who it is instead of a token.
+
+    Args:
+        high: Bytes of memory above which nobody comes in, or None.
+    """
+
+    async def admit(head: Head) -> Identity:
+        if high is not None and memory_bytes() > high:
+            raise Refused(503, "OVERLOADED", "The server has no memory for more connections.", retry_after_s=5)
+        now = clock()
+        if authenticate is None:
+            return admission.admit(head, now, head.peer)
+        admission.screen(head, now, head.peer)
+        try:
+            return await authenticate(head)
+        except Refused:
+            admission.addresses.failed(head.peer, now)
+            raise
+
+    return admit
+
+
+def public_config(settings: Settings, policy: ContextPolicy) -> dict[str, Any]:
+    """Return what ``/ws/config`` tells everybody."""
+    carriers = ["header", "subprotocol"]
+    if settings.auth.query_token:
+        carriers.append("query")
+    limits = settings.limits
+    return {
+        "endpoint": "/ws",
+        "endpoints": sorted(SOCKET_PATHS),
+        "protocols": [PROTOCOL],
+        "version": __version__,
+        "environment": settings.environment,
+        "auth": {"methods": ["jwt"], "carriers": carriers},
+        "limits": {
+            "max_message_bytes": limits.max_message_bytes,
+            "messages_per_minute": limits.messages_per_minute,
+            "max_connections_per_user": limits.max_connections_per_user,
+            "max_runs_per_user": limits.max_runs_per_user,
+            "max_threads_per_user": limits.max_threads_per_user,
+            "max_queued_per_thread": limits.max_queued_per_thread,
+        },
+        "heartbeat": {"interval_s": policy.heartbeat_interval_s, "pong_timeout_s": policy.pong_timeout_s},
+        "resume_window_s": policy.resume_window_s,
+        "agents": sorted(policy.agents),
+        "features": {"resume": True, "threads": True, "search": True, "console": settings.server.console},
+    }
