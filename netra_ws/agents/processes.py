@@ -23,6 +23,8 @@ MAX_PROCESSES = 256
 LOOK_EVERY_S = 0.005
 #: The variable that tells to which run a process belongs.
 VARIABLE = "NETRA_WS_RUN"
+#: Whether the system shows the environment of processes.
+_SHOWN = os.path.isdir("/proc/self")  # noqa: PTH112
 #: Looks are files to read, one per process of the machine; these threads are not those of agents.
 _LOOKERS = trio.CapacityLimiter(2)
 
@@ -65,7 +67,12 @@ class Processes:
 
     def kill(self) -> set[int]:
         """Kill every group that is still there and return their numbers, at once."""
-        return {process.pid for process in self._started if _kill_group(process.pid)}
+        leaders = {process.pid: process.returncode is not None for process in self._started}
+        if _SHOWN and any(leaders.values()):
+            # The number of a leader that was reaped may be somebody else's by now; the mark is ours.
+            for pid in _living((), self._mark):
+                _kill(pid)
+        return {pid for pid, reaped in leaders.items() if not (reaped and _SHOWN) and _kill_group(pid)}
 
     async def end(self) -> None:
         """Kill everything that was started and all that came of it, and wait until it is gone.
@@ -102,10 +109,9 @@ def _living(groups: Iterable[int], mark: str) -> list[int]:
 
     Blocks. Without ``/proc`` it is the groups that the system still knows.
     """
-    try:
-        entries = os.listdir("/proc")  # noqa: PTH208
-    except OSError:
+    if not _SHOWN:
         return [group for group in groups if _known(group)]
+    entries = os.listdir("/proc")  # noqa: PTH208
     variable = f"{VARIABLE}={mark}".encode()
     return [int(entry) for entry in entries if entry.isdigit() and _belongs(entry, set(groups), variable)]
 

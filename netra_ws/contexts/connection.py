@@ -164,18 +164,21 @@ class Connection:
         heapq.heappush(self._held, _Held(barrier, next(_count), make, answers))
         self.wire.wake()
 
-    def give_up_waiting(self) -> None:
-        """Answer ``UNAVAILABLE`` to each command whose event is not committed; it may still take effect.
+    def give_up_waiting(self) -> list[Incoming]:
+        """Answer ``UNAVAILABLE`` to each command whose event is not committed, and return these commands.
 
-        A repeat under the same id gets the true answer, when there is one.
+        They may still take effect; a repeat under the same id gets the true answer, when there is one.
         """
         visible = self.cursor.stream.visible
         waiting, self._held = sorted(self._held), []  # a sorted list is a heap
+        given_up = []
         for held in waiting:
             if held.answers is not None and held.barrier > visible:
+                given_up.append(held.answers)
                 self.tell(NOT_KEPT, held.answers)
             else:
                 self._held.append(held)
+        return given_up
 
     def _push(self, frame: bytes) -> None:
         if self._unheard:

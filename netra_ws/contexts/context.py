@@ -19,7 +19,7 @@ from netra_ws.agents.execution import drop, execute
 from netra_ws.agents.request import RunRequest, new_id
 from netra_ws.agents.run import Run
 from netra_ws.agents.states import RunState
-from netra_ws.errors import ClientError
+from netra_ws.errors import ClientError, StoreError
 from netra_ws.history.ledger import Ledger
 from netra_ws.history.stores.contract import UNFINISHED, PutRun, RunRow
 from netra_ws.history.stream import Stream
@@ -272,6 +272,7 @@ class UserContext:
         policy = attrs.evolve(self.policy.run, user_threads=self.memory.threads)
         run = Run(request, identity, policy, self.stream, self.ledger)
         self.runs[run.run_id] = run
+        self.memory.used.add(run.run_id)
         return run
 
     def launch(self, run: Run, thread: ThreadState) -> None:
@@ -334,17 +335,19 @@ class UserContext:
     async def status_of(self, run_id: str) -> str | None:
         """Return the final status of a run that is not going on any more, None for one that never was.
 
-        What was said last of it may not be committed; that is waited for.
+        What was said last of it may not be committed; that is waited for, ``finalise_s`` at most.
 
         Raises:
             StoreError: The store did not answer.
         """
         last = self.stream.last
-        row = await self.ledger.run(self.user_id, run_id)
-        if (row is None or row.state in UNFINISHED) and self.stream.visible < last:
-            await self.stream.wait_visible(last)
+        with trio.move_on_after(self.policy.run.finalise_s):
             row = await self.ledger.run(self.user_id, run_id)
-        return None if row is None else row.state
+            if (row is None or row.state in UNFINISHED) and self.stream.visible < last:
+                await self.stream.wait_visible(last)
+                row = await self.ledger.run(self.user_id, run_id)
+            return None if row is None else row.state
+        raise StoreError("the run's end is not committed")
 
 
 def _follow_up(ended: Run, unread: Sequence[str]) -> RunRequest:

@@ -25,6 +25,7 @@ from .commands import FUNCTIONS, NEEDS, READS_NOTHING, REMEMBERED, TAKES_TIME, W
 from .connection import Connection
 from .context import UserContext
 from .memory import Remembered, digest
+from .starting import wait_for_leaving
 
 logger = logging.getLogger(__name__)
 
@@ -171,6 +172,8 @@ class Turn:
             function = FUNCTIONS[type(command)]
             if type(command) in READS_NOTHING:
                 return await function(self.asked, command)
+            if isinstance(command, said.Start) and (thread_id := command.thread_id or self.connection.thread_id):
+                await wait_for_leaving(self.context, thread_id)  # no work of the store's
             return await _in_time(lambda: function(self.asked, command))
 
         return await _guarded(command, carry_out)

@@ -28,6 +28,8 @@ MAX_ANSWERS = 1000
 KEEP_S = 300.0
 #: Answers of all users.
 MAX_ALL_ANSWERS = 100_000
+#: Ids of one user that are remembered beside the ledger; the backlog of what is not committed is no longer.
+MAX_LATELY = 1024
 
 
 @attrs.define
@@ -72,11 +74,38 @@ class Shelf:
         return len(self._kept)
 
 
+@attrs.define(repr=False)
+class Lately:
+    """The last ids that something was done with; longer than it takes until the store knows of it."""
+
+    _ids: dict[str, None] = attrs.field(factory=dict)
+
+    def add(self, id_: str) -> None:
+        """Note an id; the oldest one beyond the bound is forgotten."""
+        self._ids[id_] = None
+        if len(self._ids) > MAX_LATELY:
+            del self._ids[next(iter(self._ids))]
+
+    def discard(self, id_: str) -> None:
+        """Forget an id."""
+        self._ids.pop(id_, None)
+
+    def __contains__(self, id_: str) -> bool:
+        return id_ in self._ids
+
+
 @attrs.define(eq=False, repr=False)
 class UserMemory:
-    """Budgets and answers of one user, and their share of worker threads."""
+    """Budgets and answers of one user, and their share of worker threads.
+
+    Attributes:
+        removed: Threads that were removed; the ledger may still show one whose removal is not committed.
+        used: Ids of runs; the ledger may not yet show one that was just started.
+    """
 
     budgets: Budgets
+    removed: Lately = attrs.field(factory=Lately)
+    used: Lately = attrs.field(factory=Lately)
     threads: trio.CapacityLimiter = attrs.field(factory=lambda: trio.CapacityLimiter(USER_THREADS))
     _shelf: Shelf = attrs.field(factory=Shelf)
     _answers: dict[str, Remembered] = attrs.field(factory=dict)

@@ -18,11 +18,11 @@ import trio
 from netra_ws.errors import StoreError
 from netra_ws.history.stores.contract import Store
 from netra_ws.history.stream import Stream
-from netra_ws.identity import Identity
 
 from .context import UserContext
 from .registry import Registry
 from .starting import find_thread, remove_thread
+from .threads import ThreadState
 
 logger = logging.getLogger(__name__)
 
@@ -70,25 +70,31 @@ class Quota:
             user_id = next(iter(self._due))
             del self._due[user_id]
             try:
-                async with self.registry.hold(Identity(user_id)) as context:
-                    await self._check(context)
+                await self._check(user_id)
             except StoreError as exc:
                 logger.warning("the store of user=%s was not measured: %s", user_id, exc)
                 self._due[user_id] = None
                 await trio.sleep(RETRY_S)
 
-    async def _check(self, context: UserContext) -> None:
-        stream = context.stream
-        usage = await self.store.usage(context.user_id, stream.key)
-        if usage.total <= self.limit_bytes:
-            return
-        target = self.limit_bytes - self.limit_bytes // SHARE
-        log_bytes = min(usage.events, max(target - usage.messages, self.limit_bytes // LOG_SHARE))
-        await self.registry.recorder.shorten(self.registry.streams, stream, log_bytes)
-        removed = await self._remove_threads(context, usage.messages + log_bytes - target)
+    async def _check(self, user_id: str) -> None:
+        stream = await self.registry.streams.open(user_id)
+        try:
+            usage = await self.store.usage(user_id, stream.key)
+            if usage.total <= self.limit_bytes:
+                return
+            target = self.limit_bytes - self.limit_bytes // SHARE
+            log_bytes = min(usage.events, max(target - usage.messages, self.limit_bytes // LOG_SHARE))
+            await self.registry.recorder.shorten(self.registry.streams, stream, log_bytes)
+        finally:
+            self.registry.streams.release(stream)
+        excess = usage.messages + log_bytes - target
+        removed = 0
+        if excess > 0:
+            async with self.registry.borrow(user_id) as context:
+                removed = await self._remove_threads(context, excess)
         logger.warning(
             "quota user=%s kept=%d of=%d: the log was cut to %d bytes, %d threads were removed",
-            context.user_id,
+            user_id,
             usage.total,
             self.limit_bytes,
             log_bytes,
@@ -104,7 +110,9 @@ class Quota:
                     break
                 async with context.lock:
                     thread = await find_thread(context, row.thread_id)
-                    if thread is None or thread.busy or thread.queue or thread.deleting:
+                    if not context.living:
+                        return removed  # the rest comes with the next measurement
+                    if thread is None or self._is_busy(context, thread):
                         skipped += 1
                         continue
                     seq = remove_thread(context, thread).seq
@@ -115,3 +123,8 @@ class Quota:
             if len(page) < PAGE:
                 break
         return removed
+
+    def _is_busy(self, context: UserContext, thread: ThreadState) -> bool:
+        leaving = self.registry.leaving(context.user_id)
+        going_on = thread.busy or bool(thread.queue) or thread.deleting
+        return going_on or any(run.thread_id == thread.thread_id for run in leaving)

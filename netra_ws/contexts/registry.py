@@ -140,6 +140,7 @@ class Registry:
     _contexts: dict[str, UserContext] = attrs.field(factory=dict)
     _closing: dict[UserContext, None] = attrs.field(factory=dict)
     _nursery: trio.Nursery | None = None
+    _outage_told: bool = False
     _emptied: trio.Event = attrs.field(factory=trio.Event)
     _stood_up: trio.Event = attrs.field(factory=trio.Event)
 
@@ -195,6 +196,20 @@ class Registry:
         finally:
             context.holds -= 1
             context.leave()
+
+    @asynccontextmanager
+    async def borrow(self, user_id: str) -> AsyncIterator[UserContext]:
+        """Give the user's context for work of the server itself: an open one stays as it is, whoever comes or goes.
+
+        It may be closed inside the block; look at ``living`` behind every checkpoint.
+        """
+        context = self._contexts.get(user_id)
+        if context is not None and context.living:
+            await context.opened.wait()
+            yield context
+        else:
+            async with self.hold(Identity(user_id)) as held:
+                yield held
 
     async def _enter(self, identity: Identity, *, seat: bool) -> UserContext:
         """Find or open the user's context and take a place in it, without a checkpoint in between."""
@@ -283,22 +298,22 @@ class Registry:
     async def watch_outages(self) -> None:
         """Tell every client, once per outage, that answers wait for the store; runs until cancelled.
 
-        Answers that have waited for ``finalise_s`` are given as ``UNAVAILABLE``.
+        When nothing was committed for ``finalise_s``, answers that wait are given as ``UNAVAILABLE``.
         """
-        told = False
         while True:
             await trio.sleep(WATCH_EVERY_S)
             stalled_s = self.recorder.stalled_s
             if stalled_s < AWAY_S:
-                told = False
+                self._outage_told = False
                 continue
             seated = [connection for context in self for connection in context.connections.values()]
             for connection in seated:
-                if not told:
+                if not self._outage_told:
                     connection.tell(OUTAGE)
                 if stalled_s >= self.policy.run.finalise_s:
-                    connection.give_up_waiting()
-            told = True
+                    for incoming in connection.give_up_waiting():
+                        self.count(incoming.type_name, "UNAVAILABLE")
+            self._outage_told = True
 
     # Leaving.
 
@@ -326,7 +341,9 @@ class Registry:
             await self._settled()
 
     def attached(self, connection: Connection) -> None:
-        """Tell a connection that was on its way in when the drain began what all others were told."""
+        """Tell a connection that comes during an outage or a drain what all others were told."""
+        if self._outage_told:
+            connection.tell(OUTAGE)
         if self.draining:
             delay_s = RETURN_AFTER_S + self.dice.uniform(0.0, spread_s(self.seats))
             connection.tell(Draining(reconnect_after_ms=round(delay_s * 1000), deadline_s=self._patience_s))

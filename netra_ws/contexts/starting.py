@@ -97,7 +97,8 @@ async def wait_for_leaving(context: UserContext, thread_id: str) -> None:
 async def _check_run_id(context: UserContext, run_id: str | None) -> None:
     if run_id is None:
         return
-    if run_id in context.runs or await context.ledger.run(context.user_id, run_id) is not None:
+    used = run_id in context.runs or run_id in context.memory.used
+    if used or await context.ledger.run(context.user_id, run_id) is not None:
         raise ClientError("CONFLICT", "this run_id was used before")
 
 
@@ -146,7 +147,7 @@ async def find_thread(context: UserContext, thread_id: str) -> ThreadState | Non
     if known is not None:
         return known
     row = await context.ledger.thread(context.user_id, thread_id)
-    if row is None:
+    if row is None or thread_id in context.memory.removed:
         return None
     # Somebody else may have asked meanwhile.
     return context.threads.get(thread_id) or context.threads.add(ThreadState(thread_id, row.title, dict(row.metadata)))
@@ -164,6 +165,7 @@ def write_thread(context: UserContext, step: Step, thread: ThreadState) -> int:
             created_at=entry.timestamp,
         )
     )
+    context.memory.removed.discard(thread.thread_id)
     context.threads.add(thread)
     context.known_threads = (context.known_threads or 0) + 1
     return entry.seq
@@ -173,6 +175,7 @@ def remove_thread(context: UserContext, thread: ThreadState) -> Entry:
     """Remove a thread in which nothing goes on, for every connection; return its ``thread_deleted``."""
     event = ThreadDeleted(thread_id=thread.thread_id, title=thread.title, metadata=thread.metadata)
     entry = context.stream.append(event, DeleteThread(user_id=context.user_id, thread_id=thread.thread_id))
+    context.memory.removed.add(thread.thread_id)
     context.threads.remove(thread.thread_id)
     if context.known_threads:
         context.known_threads -= 1

@@ -196,6 +196,15 @@ CONTAINERS: tuple[Container, ...] = (
         size=lambda s: len(s.registry.memories.shelf),
     ),
     Container(
+        what="ids_used_lately",
+        where=("contexts/memory.py Lately._ids",),
+        per="user",
+        bound=lambda s: memory.MAX_LATELY,
+        unit="ids of removed threads, and as many of runs",
+        policy="the oldest is forgotten; the store knows it by then",
+        shown="",
+    ),
+    Container(
         what="answers_of_user",
         where=("contexts/memory.py UserMemory._answers",),
         per="user",

@@ -58,6 +58,7 @@ WAITS: tuple[Wait, ...] = (
             "wire/head.py Request._next",
             "wire/head.py Request.answer",
             "contexts/registry.py Registry.seat",
+            "contexts/registry.py Registry.borrow",
             "history/streams.py Streams.open",
         ),
         within_s=lambda s: s.door.handshake_s,

@@ -44,11 +44,13 @@ class Crowd:
     @contextmanager
     def waiting(self, scope: trio.CancelScope) -> Iterator[None]:
         """Note that inside the block a client's head or body is waited for, under the deadline of *scope*."""
+        deadline = scope.deadline
         self._silent[scope] = trio.current_time()
         if self.under_way > CROWDED * self.places.total_tokens:
             self._hurry()
         try:
             yield
+            scope.deadline = deadline  # it was heard
         finally:
             self._silent.pop(scope, None)
 

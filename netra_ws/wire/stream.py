@@ -323,6 +323,8 @@ class Duplex(trio.abc.Stream):
             await self.source.refill()
         except StoreError:
             await trio.sleep(STORE_RETRY_S)
+        finally:
+            self._paced_at = trio.current_time()  # the store was slow, not the client
 
     async def _send_some(self) -> Progress:
         """One slice through the transport's own ``send_all``, for TLS and memory streams."""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
 import trio
 
 from netra_ws import Run
+from netra_ws.history.stores.contract import Usage, Write
+from netra_ws.history.stores.memory import MemoryStore
 
 from ..conftest import StartServer
 from ..faulty import FaultyStore, Health
@@ -106,7 +109,8 @@ async def test_a_database_that_is_taken_away(server: StartServer, tmp_path: Path
     path = tmp_path / "a.db"
     running = await server(store__url=f"sqlite:///{path}")
     async with connect(running) as client:
-        assert (await client.ask("chat", content="x", agent="echo", thread_id="t"))["type"] == "ack"
+        answer = await client.ask("chat", id="second", content="x", agent="echo", thread_id="t")
+        assert answer["type"] == "ack", answer
         path.rename(tmp_path / "away.db")
         if how == "replaced":
             path.write_bytes(b"")
@@ -246,3 +250,128 @@ async def test_an_agent_that_waits_for_the_store_is_not_idle(server: StartServer
         await trio.sleep(1.2)
         store.turn(Health.WELL)
         assert (await client.until("agent_completed"))[-1]["status"] == "success"
+
+
+class SlowStore(MemoryStore):
+    """A memory store that takes a while for each write, and for measuring as long as it is told."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.measured = trio.Event()
+        self.go_on = trio.Event()
+
+    async def write(self, batch: Sequence[Write]) -> Mapping[str, int]:
+        await trio.sleep(0.2)
+        return await super().write(batch)
+
+    async def usage(self, user_id: str, key: str) -> Usage:
+        self.measured.set()
+        await self.go_on.wait()
+        return await super().usage(user_id, key)
+
+
+async def test_a_message_behind_a_deletion_makes_the_thread_anew(server: StartServer) -> None:
+    """A message into a thread whose deletion is not committed yet opens a new thread of that id, and is kept."""
+    running = await server(store=SlowStore())
+    async with connect(running) as client:
+        await client.ask("chat", content="first", agent="echo", thread_id="t")
+        await client.until("agent_completed")
+        await client.send("delete_thread", thread_id="t", id="d")
+        await trio.sleep(0.05)
+        assert (await client.ask("chat", content="second", agent="echo", thread_id="t"))["type"] == "ack"
+        await client.until("agent_completed")
+        history = await client.ask("get_thread_history", thread_id="t")
+        assert [message["content"] for message in history["messages"] if message["role"] == "user"] == ["second"]
+        assert [thread["thread_id"] for thread in (await client.ask("list_threads"))["threads"]] == ["t"]
+
+
+async def test_a_run_id_is_used_up_before_its_commit(server: StartServer) -> None:
+    """A second start under a run_id is a CONFLICT also while the first one is not committed."""
+    running = await server(store=SlowStore())
+    async with connect(running) as client:
+        await client.ask("create_thread", thread_id="t")
+        await client.send("start_agent", user_request="x", agent="echo", run_id="r", thread_id="t", id="1")
+        await trio.sleep(0.05)
+        again = await client.ask("start_agent", user_request="y", agent="echo", run_id="r", thread_id="t", id="2")
+        assert again["code"] == "CONFLICT"
+
+
+async def test_measuring_a_user_keeps_nobody_alive(server: StartServer) -> None:
+    """A user who says goodbye while the quota measures them is gone at once, their runs with them."""
+
+    async def agent(run: Run) -> None:
+        await run.say("x" * 5000)
+        run.end_message()
+        await trio.sleep_forever()
+
+    store = SlowStore()
+    running = await server(agents={"agent": agent}, store=store, limits__max_stored_bytes_per_user=10_000)
+    async with connect(running) as client:
+        await client.ask("chat", content="x", agent="agent")
+        with trio.fail_after(5):
+            await store.measured.wait()
+        await client.send("disconnect")
+        await client.receive_close()
+        with trio.fail_after(5):
+            while running.registry.statistics().users:
+                await trio.sleep(0.01)
+        assert running.registry.runs.ended == {("agent", "cancelled", "disconnect"): 1}
+    store.go_on.set()
+
+
+async def test_a_stop_of_an_ended_run_does_not_wait_for_the_store_without_end(server: StartServer) -> None:
+    """How a run ended is told when it is committed; while the store is away the answer is UNAVAILABLE, in time."""
+    go_on = trio.Event()
+
+    async def agent(run: Run) -> None:
+        await go_on.wait()
+
+    store = FaultyStore()
+    running = await server(agents={"agent": agent}, store=store, timing__finalise_s=0.3)
+    async with connect(running) as client:
+        run_id = (await client.ask("chat", content="x", agent="agent"))["run_id"]
+        store.turn(Health.FULL)
+        go_on.set()
+        with trio.fail_after(5):
+            while run_id in next(iter(running.registry)).runs:
+                await trio.sleep(0.01)
+        assert (await client.ask("stop_agent", run_id=run_id, id="s"))["code"] == "UNAVAILABLE"
+        store.turn(Health.WELL)
+        await client.until("agent_completed")
+        assert (await client.ask("stop_agent", run_id=run_id, id="s"))["status"] == "success"
+
+
+async def test_who_comes_during_an_outage_hears_of_it(server: StartServer, soon_away: None) -> None:
+    """A connection that is opened while the store is away is warned like those that were there; counted as failed."""
+    store = FaultyStore()
+    running = await server(store=store, timing__finalise_s=0.3)
+    async with connect(running) as client:
+        await client.ask("create_thread", thread_id="t")
+        store.turn(Health.FULL)
+        await client.send("rename_thread", thread_id="t", title="new")
+        await client.until("connection_warning")
+        async with connect(running) as late:
+            assert (await late.until("connection_warning"))[-1]["code"] == "UNAVAILABLE"
+        await client.until("error")
+        assert running.registry.commands["rename_thread", "UNAVAILABLE"] == 1
+        store.turn(Health.WELL)
+
+
+async def test_a_run_that_is_still_leaving_is_no_outage(server: StartServer, soon_away: None) -> None:
+    """A start behind a run of one's last visit that does not stop waits for its seal, longer than for the store."""
+
+    async def stubborn(run: Run) -> None:
+        with trio.CancelScope(shield=True):
+            await trio.sleep(2)
+
+    running = await server(agents={"stubborn": stubborn}, timing__finalise_s=0.8)
+    async with connect(running) as client:
+        await client.ask("chat", content="x", agent="stubborn", thread_id="t")
+        await client.send("disconnect")
+        await client.receive_close()
+    with trio.fail_after(5):
+        while not running.registry.leaving("ada"):
+            await trio.sleep(0.01)
+    async with connect(running) as client:
+        answer = await client.ask("chat", id="second", content="x", agent="echo", thread_id="t")
+        assert answer["type"] == "ack", answer

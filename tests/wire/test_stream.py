@@ -395,6 +395,20 @@ async def test_a_client_that_reads_slowly_but_reads_is_not_too_slow(
     await stream.abort()
 
 
+async def test_an_outage_of_the_store_is_not_the_clients_slowness(
+    bench: Bench, autojump_clock: trio.testing.MockClock
+) -> None:
+    """A reader that waits for the store longer than its own budget of age gets everything when the store is back."""
+    ours, theirs = memory_stream_pair()
+    source = Frames(stored=numbered(5), fails=round(2 * module.STALL_S / module.STORE_RETRY_S))
+    stream = bench.put(ours, source)
+    await stream.send_all(ANSWER_101)
+    expected = ANSWER_101 + b"".join(numbered(5))
+    assert await Client(theirs, patience_s=1000)._take(len(expected)) == expected
+    assert not source.slow
+    await stream.abort()
+
+
 async def test_a_transport_without_descriptor_that_takes_nothing_is_too_slow(
     bench: Bench, autojump_clock: trio.testing.MockClock
 ) -> None:
