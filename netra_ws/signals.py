@@ -1,6 +1,6 @@
 """SIGTERM and SIGINT of a serving process: the first asks it to end, the second ends it at once.
 
-Real handlers, not a task that waits for signals: an agent that blocks the event loop keeps every task
+Real ending, not a task that waits for signals: an agent that blocks the event loop keeps every task
 from running, but not these. For the same reason an alarm bounds the whole end: a disk that hangs in a
 worker thread, or a loop that never comes back, must not leave a process that only ``kill -9`` ends.
 """
@@ -19,7 +19,7 @@ ASKING = (signal.SIGTERM, signal.SIGINT)
 
 
 @attrs.define
-class _Handlers:
+class _Ending:
     on_first: Callable[[], None]
     longest_s: float
     asked: bool = False
@@ -48,9 +48,9 @@ def until_signals(on_first: Callable[[], None], longest_s: float) -> Iterator[No
     So does, with status 1, the time when the block was not left *longest_s* seconds after the first. *on_first*
     runs between any two instructions of the main thread, which must be the one that calls this.
     """
-    handlers = _Handlers(on_first, longest_s)
-    before = {number: signal.signal(number, handlers.ask) for number in ASKING}
-    before[signal.SIGALRM] = signal.signal(signal.SIGALRM, handlers.give_up)
+    ending = _Ending(on_first, longest_s)
+    before = {number: signal.signal(number, ending.ask) for number in ASKING}
+    before[signal.SIGALRM] = signal.signal(signal.SIGALRM, ending.give_up)
     try:
         yield
     finally:

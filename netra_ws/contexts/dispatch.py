@@ -264,7 +264,7 @@ async def _guarded(command: said.Command, work: Callable[[], Awaitable[Result]])
 
 
 async def _in_time(work: Callable[[], Awaitable[T]]) -> T:
-    """Return what *work* returns; it only reads before it has an effect, and then does not wait.
+    """Return what *work* returns: it may wait while it reads; from its first effect on it waits no more.
 
     Raises:
         StoreError: It took longer than ``READ_S``; nothing was done.

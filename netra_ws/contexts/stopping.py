@@ -11,8 +11,8 @@ from netra_ws.errors import ClientError
 async def proof_of_end(run: Run) -> str:
     """Wait until a run that was asked to end has ended and its end is kept; return its final status.
 
-    Bounded: a run is over or sealed within ``finalise_s`` of the request, and its last event has as
-    long again to be committed.
+    Bounded: a run is over or sealed within ``finalise_s`` of its cancel (one that stops after its step, by its
+    own clocks before that), and its last event has as long again to be committed.
 
     Raises:
         ClientError: ``CANCEL_TIMEOUT`` when its code could not be stopped. ``UNAVAILABLE`` with

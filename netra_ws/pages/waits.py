@@ -241,7 +241,7 @@ WAITS: tuple[Wait, ...] = (
         what="the next beat of the event loop",
         where=("agents/watchdog.py Watchdog.run",),
         within_s=lambda s: watchdog.BEAT_S,
-        ends="the clock; what is late is named after 0.25 s",
+        ends=f"the clock; what is late is named after {watchdog.STALL_S:g} s",
         shown="loop_stall_seconds",
     ),
     Wait(
