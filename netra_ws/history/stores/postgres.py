@@ -33,7 +33,7 @@ _WAIT_FOR_DISK = (
 
 
 class PostgresSchema:
-    """One schema, the first of the URL's search path, with one writing session and a few reading ones.
+    """One schema, the first of the URL's search path that is there, with one writing session and a few reading ones.
 
     The writing session holds the lock that is the lease: when it is lost, so is the lock, and the next
     one writes only when it has the lock again and nobody else had it. Used from worker threads: up to
@@ -104,7 +104,7 @@ class PostgresSchema:
         return session
 
     def _connect_reader(self) -> Session:
-        session = connect(self._where)
+        session = connect(self._where, self._lease.schema)
         session.execute("SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY")
         return session
 

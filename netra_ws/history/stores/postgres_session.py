@@ -54,6 +54,8 @@ _OPTIONS = " ".join(
     }.items()
 )
 
+_PIN = "SELECT set_config('search_path', coalesce(quote_ident(coalesce(%s, current_schema())), ''), false)"
+
 
 class Session(psycopg.Connection[Any]):
     """A connection that is closed, instead of waited for without end, when the server says nothing."""
@@ -81,8 +83,12 @@ class Session(psycopg.Connection[Any]):
             return result
 
 
-def connect(where: Mapping[str, Any]) -> Session:
-    """Open a session on what libpq's parameters *where* name.
+def connect(where: Mapping[str, Any], schema: str | None = None) -> Session:
+    """Open a session on what libpq's parameters *where* name, in which names mean one schema only.
+
+    Args:
+        schema: Where names are looked up; None for the first of the search path that is there. One that
+            is missing makes a session that knows no names but the system's.
 
     Raises:
         psycopg.Error: It cannot be reached, or does not let us in.
@@ -94,6 +100,12 @@ def connect(where: Mapping[str, Any]) -> Session:
     if encoding != b"UTF8":
         session.close()
         raise StoreError(f"the encoding of the database has to be UTF8, not {(encoding or b'').decode()}")
+    try:
+        # The rest of the search path may hold the tables of another store, which has a lease of its own.
+        session.execute(_PIN, [schema])
+    except BaseException:
+        session.close()
+        raise
     return session
 
 
@@ -119,9 +131,13 @@ class Lease:
 
     ``take`` makes that session; a later one takes the lock again, and finds out whether another
     server had the store meanwhile, which would have used the same numbers for other events.
+
+    Attributes:
+        schema: Whose lock it is; the sessions that read look there as well. None while it is not taken.
     """
 
     where: Mapping[str, Any] = attrs.field(repr=False)  # the password is in it
+    schema: str | None = None
     _session: Session | None = None
     _holder: tuple[Any, ...] | None = None
     _generation: int | None = None
@@ -136,7 +152,7 @@ class Lease:
             psycopg.Error: As ``connect``.
         """
         self.check()
-        session = connect(self.where)
+        session = connect(self.where, self.schema)
         try:
             (schema,) = _one(session, "SELECT current_schema()") or (None,)
             if schema is None:
@@ -150,7 +166,7 @@ class Lease:
         except BaseException:
             session.close()
             raise
-        self._session = session
+        self._session, self.schema = session, schema
         return session
 
     def begin(self, connection: sa.Connection) -> None:
@@ -166,7 +182,7 @@ class Lease:
     def give_back(self) -> None:
         """Let go of the lock and be as new: whoever opens the store next comes as another owner."""
         session, self._session = self._session, None
-        self._holder = self._generation = None
+        self._holder = self._generation = self.schema = None
         self._deposed = False
         if session is not None and not session.closed:
             # The end of the session would do it, but a moment later.

@@ -13,7 +13,7 @@ from netra_ws.history.stores import postgres_session
 from netra_ws.history.stores.contract import Store
 from netra_ws.history.stores.postgres import PostgresSchema
 from tests.contract.rows import KEY, put_event, put_stream
-from tests.postgres import Postgres
+from tests.postgres import USER, Postgres
 from tests.proxy import Fate, Proxy
 
 from .postgres_kit import fails, seqs
@@ -28,6 +28,10 @@ async def store(postgres_url: str) -> AsyncIterator[Store]:
     await store.open()
     yield store
     await store.close()
+
+
+def schema_of(url: str) -> str:
+    return url.rpartition("%3D")[2]
 
 
 @pytest.fixture
@@ -47,6 +51,34 @@ async def test_a_schema_serves_one_store(store: Store, postgres: Postgres, postg
         await other.open()
         assert await other.stream(KEY) is None
         await other.close()
+
+
+@pytest.mark.parametrize(("front", "path"), [("front", "front"), (USER, '"$user"')])
+async def test_a_schema_further_back_in_the_search_path_is_not_used(
+    store: Store, postgres: Postgres, postgres_url: str, front: str, path: str
+) -> None:
+    """A store has the first schema of its search path to itself, and nothing of another store's further back."""
+    await store.write([put_stream(), put_event(1)])
+    with postgres.schema(front):
+        other = make_store(postgres.url(f"{path},{schema_of(postgres_url)}"))
+        await other.open()
+        assert await other.stream(KEY) is None
+        await other.write([put_stream(), put_event(2)])
+        assert await seqs(other) == [2]
+        assert await seqs(store) == [1]
+        await other.close()
+
+
+async def test_a_store_stays_in_the_schema_that_it_opened(postgres: Postgres, postgres_url: str, before: Proxy) -> None:
+    """A schema that appears further in front later is not taken for the store's, neither to read nor to write."""
+    store = make_store(postgres.url(f"later,{schema_of(postgres_url)}", before.port))
+    await store.open()
+    await store.write([put_stream(), put_event(1)])
+    with postgres.schema("later"):
+        before.cut()
+        await store.write([put_event(2)])
+        assert await seqs(store) == [1, 2]
+        await store.close()
 
 
 async def test_a_killed_process_frees_the_schema(postgres_url: str) -> None:
