@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
 
 import attrs
@@ -11,6 +11,14 @@ import trio
 
 from .stores.contract import Store, StreamRow
 from .stream import StepSink, Stream, StreamCounts
+
+
+@attrs.define
+class _Opening:
+    """A stream whose row is being read; what it is told meanwhile may not be in the row."""
+
+    done: trio.Event = attrs.field(factory=trio.Event)
+    trimmed: int = 0
 
 
 @attrs.define(repr=False)
@@ -33,7 +41,7 @@ class Streams:
     _streams: dict[str, Stream] = attrs.field(factory=dict)
     _unpinned: dict[str, int] = attrs.field(factory=dict)  # key → bytes; the last released stand last
     _unpinned_bytes: int = 0
-    _opening: dict[str, trio.Event] = attrs.field(factory=dict)
+    _opening: dict[str, _Opening] = attrs.field(factory=dict)
 
     def __repr__(self) -> str:
         return f"<Streams {len(self)} in memory>"
@@ -46,14 +54,17 @@ class Streams:
         """
         key = f"user:{user_id}"
         while key in self._opening:
-            await self._opening[key].wait()
+            await self._opening[key].done.wait()
         stream = self._streams.get(key)
         if stream is None:
-            self._opening[key] = trio.Event()
+            opening = self._opening[key] = _Opening()
             try:
-                stream = self._streams[key] = self._restored(key, user_id, await self.store.stream(key))
+                stream = self._restored(key, user_id, await self.store.stream(key))
+                stream.trimmed = max(stream.trimmed, opening.trimmed)
+                self._streams[key] = stream
             finally:
-                self._opening.pop(key).set()
+                del self._opening[key]
+                opening.done.set()
         return self._pin(stream)
 
     def _restored(self, key: str, user_id: str, row: StreamRow | None) -> Stream:
@@ -103,11 +114,12 @@ class Streams:
                 self._unpinned_bytes -= self._unpinned.pop(key)
                 del self._streams[key]
 
-    def trimmed(self, ends: dict[str, int]) -> None:
-        """Tell streams in memory up to where the store has removed their events."""
+    def trimmed(self, ends: Mapping[str, int]) -> None:
+        """Tell streams in memory, and those being opened, up to where the store may remove their events."""
         for key, seq in ends.items():
-            if key in self._streams:
-                self._streams[key].trimmed = seq
+            told = self._streams.get(key) or self._opening.get(key)
+            if told is not None:
+                told.trimmed = max(told.trimmed, seq)
 
     def __iter__(self) -> Iterator[Stream]:
         return iter(list(self._streams.values()))

@@ -129,6 +129,34 @@ async def test_streams_in_memory_hear_what_retention_removed() -> None:
     assert stream.trimmed == 7
 
 
+async def test_what_was_trimmed_stays_trimmed() -> None:
+    """An end that is told late does not take back a later one."""
+    streams = Streams(store := TroubledStore(), HandSink(store), clock)
+    await store.open()
+    stream = await streams.open(ALICE)
+    for end in (7, 5):
+        streams.trimmed({KEY: end})
+    assert stream.trimmed == 7
+
+
+async def test_a_stream_hears_what_is_trimmed_while_it_is_opened() -> None:
+    """An end that is told between the read of a stream's row and its arrival counts for it; other streams go on."""
+
+    class Late(TroubledStore):
+        async def stream(self, key: str) -> object:
+            row = await self.kept.stream(key)
+            streams.trimmed({key: 7})
+            streams.trimmed({key: 5})
+            return row
+
+    streams = Streams(store := Late(), HandSink(store), clock)
+    await store.open()
+    stream = await streams.open(ALICE)
+    assert stream.trimmed == 7
+    streams.trimmed({KEY: 9})
+    assert stream.trimmed == 9
+
+
 async def test_counts(autojump_clock: trio.testing.MockClock) -> None:
     """All streams together count what was said by type."""
     async with open_house() as house:
