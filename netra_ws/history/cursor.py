@@ -147,6 +147,7 @@ class Cursor:
         rows = await self.store.events(self.stream.key, self.stream.epoch, after, upto, CHUNK_ROWS, CHUNK_BYTES)
         if (after, upto) != (self._read, self._upto):
             return  # the position was moved meanwhile
+        # Only now: a stream is told of its mark before the events go, so what this read has missed is known.
         if after < self.stream.trimmed:
             raise Lost("the store has removed events behind this position")
         cut = len(rows) == CHUNK_ROWS or sum(len(row.payload) for row in rows) >= CHUNK_BYTES

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Mapping
 
 import attrs
 import trio
@@ -75,6 +75,7 @@ class Recorder:
     _failing: bool = False
     _moved: float = 0.0
     _wake: trio.Event = attrs.field(factory=trio.Event, init=False)
+    _removing: trio.Lock = attrs.field(factory=trio.Lock, init=False)
     _settled: trio.Event = attrs.field(factory=trio.Event, init=False)
 
     def __repr__(self) -> str:
@@ -149,7 +150,7 @@ class Recorder:
         self._moved = trio.current_time()
         self.on_commit(self._moved - started)
         if trimmed:
-            streams.trimmed(dict(trimmed))
+            streams.trimmed(trimmed)
         for step in group:
             self._bytes -= step.size
             step.stream.committed(step.last_seq, step.reserved)
@@ -173,8 +174,7 @@ class Recorder:
         while True:
             await trio.sleep(delay)
             try:
-                while ends := await self.store.trim(self.clock() - retention_s):
-                    streams.trimmed(dict(ends))
+                await self._remove(streams, lambda: self.store.trim(self.clock() - retention_s))
             except StoreError as exc:
                 self._errors += 1
                 delay = FIRST_TRIM_S
@@ -188,8 +188,18 @@ class Recorder:
         Raises:
             StoreError: The store did not answer; what was removed until then is removed.
         """
-        while ends := await self.store.shorten(stream.key, keep_bytes):
-            streams.trimmed(dict(ends))
+        await self._remove(streams, lambda: self.store.shorten(stream.key, keep_bytes))
+
+    async def _remove(self, streams: Streams, mark: Callable[[], Awaitable[Mapping[str, int]]]) -> None:
+        # One portion at a time, whoever wants it: what one has found, the other might remove meanwhile.
+        while True:
+            async with self._removing:
+                ends = await mark()
+                if not ends:
+                    return
+                # Told before they go: a reader that no longer finds them in the store must know why.
+                streams.trimmed(ends)
+                await self.store.remove(ends)
 
     def statistics(self) -> RecorderStatistics:
         """Return the numbers of this moment."""

@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
-from netra_ws.history.stores.contract import MessageRow, PutEvent, PutMessage, PutRun, PutStream, PutThread, RunRow
+from netra_ws.history.stores.contract import (
+    MessageRow,
+    PutEvent,
+    PutMessage,
+    PutRun,
+    PutStream,
+    PutThread,
+    RunRow,
+    Store,
+)
 
 KEY = "user:alice"
 EPOCH = "epoch-1"
@@ -68,3 +78,17 @@ def run(run_id: str = "r", **fields: Any) -> RunRow:
 
 def put_run(run_id: str = "r", **fields: Any) -> PutRun:
     return PutRun(row=run(run_id, **fields))
+
+
+async def trim(store: Store, before: float) -> Mapping[str, int]:
+    """Have a portion of what is older removed, as the recorder does."""
+    ends = await store.trim(before)
+    await store.remove(ends)
+    return ends
+
+
+async def shorten(store: Store, keep_bytes: int, key: str = KEY) -> Mapping[str, int]:
+    """Have a portion of what a stream has too much removed, as the recorder does."""
+    ends = await store.shorten(key, keep_bytes)
+    await store.remove(ends)
+    return ends

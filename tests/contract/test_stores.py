@@ -10,7 +10,7 @@ import trio
 from netra_ws.errors import StoreError
 from netra_ws.history.stores.contract import EventRow, Store, StreamRow, Write
 
-from .rows import ALICE, EPOCH, KEY, put_event, put_message, put_run, put_stream, put_thread
+from .rows import ALICE, EPOCH, KEY, put_event, put_message, put_run, put_stream, put_thread, trim
 
 MakeStore = Callable[[], Store]
 
@@ -33,6 +33,8 @@ async def test_a_closed_store_says_so(new_store: MakeStore) -> None:
         store.ping,
         lambda: store.write([put_stream()]),
         lambda: store.trim(1.0),
+        lambda: store.shorten(KEY, 0),
+        lambda: store.remove({KEY: 1}),
         lambda: store.stream(KEY),
         lambda: store.threads(ALICE, 1, None),
         lambda: store.unfinished_runs(1),
@@ -273,16 +275,50 @@ async def test_events_of_one_run(store: Store) -> None:
 async def test_trim_removes_what_is_older(store: Store) -> None:
     """Events before the time go, the stream says up to where, and reads go on behind."""
     await store.write([put_stream(), *(put_event(seq, at=float(seq)) for seq in range(1, 11))])
-    assert await store.trim(6.0) == {KEY: 5}
+    assert await trim(store, 6.0) == {KEY: 5}
     assert await all_seqs(store) == [6, 7, 8, 9, 10]
     assert await store.stream(KEY) == StreamRow(key=KEY, epoch=EPOCH, reserved=1_000, trimmed=5)
+
+
+@pytest.mark.parametrize("how", ["trim", "shorten"])
+async def test_what_is_marked_is_there_until_it_is_removed(store: Store, how: str) -> None:
+    """Between the mark and the removal every event can still be read; what was not removed is found again."""
+    await store.write([put_stream(), *(put_event(seq, at=float(seq)) for seq in range(1, 6)), put_event(6, at=99.0)])
+    for _ in range(2):
+        ends = await (store.trim(6.0) if how == "trim" else store.shorten(KEY, 2))
+        assert ends == {KEY: 5}
+        row = await store.stream(KEY)
+        assert row is not None
+        assert row.trimmed == 5
+        assert await all_seqs(store) == [1, 2, 3, 4, 5, 6]
+    await store.remove(ends)
+    assert await all_seqs(store) == [6]
+    assert await store.trim(6.0) == await store.shorten(KEY, 2) == {}
+
+
+async def test_a_mark_never_goes_back(store: Store) -> None:
+    """Who marks less than was marked before is told the mark that holds."""
+    await store.write([put_stream(), *(put_event(seq, at=float(seq)) for seq in range(1, 11))])
+    assert await store.shorten(KEY, 4) == {KEY: 8}
+    assert await store.trim(4.0) == {KEY: 8}
+    row = await store.stream(KEY)
+    assert row is not None
+    assert row.trimmed == 8
+
+
+async def test_removing_nothing(store: Store) -> None:
+    """Ends of streams that are not there, no ends at all, and ends reached already change nothing."""
+    await store.write([put_stream(), put_event(5), put_event(6)])
+    for ends in ({}, {"user:nobody": 9}, {KEY: 4}):
+        await store.remove(ends)
+    assert await all_seqs(store) == [5, 6]
 
 
 async def test_trim_removes_a_prefix(store: Store) -> None:
     """An old event behind one that stays is kept: a stream never has a hole."""
     times = [1.0, 1.0, 9.0, 1.0, 1.0]
     await store.write([put_stream(), *(put_event(seq, at=at) for seq, at in enumerate(times, 1))])
-    assert await store.trim(5.0) == {KEY: 2}
+    assert await trim(store, 5.0) == {KEY: 2}
     assert await all_seqs(store) == [3, 4, 5]
 
 
@@ -292,7 +328,7 @@ async def test_trim_keeps_an_unfinished_run(store: Store, state: str) -> None:
     runs = [None, "done", "r", None]
     await store.write([put_stream(), put_run("r", state=state), put_run("done", state="success")])
     await store.write([put_event(seq, run_id=run) for seq, run in enumerate(runs, 1)])
-    assert await store.trim(100.0) == {KEY: 2}
+    assert await trim(store, 100.0) == {KEY: 2}
     assert await all_seqs(store) == [3, 4]
 
 
@@ -300,12 +336,12 @@ async def test_trim_says_only_what_changed(store: Store) -> None:
     """Streams that lose nothing are not named; a second trim finds nothing; an emptied stream is told whole."""
     await store.write([put_stream(), put_stream("user:bob"), put_stream("user:empty")])
     await store.write([put_event(1), put_event(2), put_event(1, key="user:bob", at=9.0)])
-    assert await store.trim(5.0) == {KEY: 2}
-    assert await store.trim(5.0) == {}
+    assert await trim(store, 5.0) == {KEY: 2}
+    assert await trim(store, 5.0) == {}
     assert await all_seqs(store, "user:bob") == [1]
     await store.write([put_stream(reserved=5_000), put_event(7)])
     assert await store.stream(KEY) == StreamRow(key=KEY, epoch=EPOCH, reserved=5_000, trimmed=2)
-    assert await store.trim(5.0) == {KEY: 7}
+    assert await trim(store, 5.0) == {KEY: 7}
 
 
 async def test_trim_goes_in_portions(store: Store) -> None:
@@ -316,7 +352,7 @@ async def test_trim_goes_in_portions(store: Store) -> None:
     await store.write([put_stream(), *(put_event(seq, run_id="r") for seq in range(1, 6_001))])
     await store.write([put_event(6_001, at=9.0)])
     ends: dict[str, int] = {}
-    while trimmed := await store.trim(5.0):
+    while trimmed := await trim(store, 5.0):
         assert all(ends.get(key, 0) < last for key, last in trimmed.items())
         for key, last in trimmed.items():
             row = await store.stream(key)

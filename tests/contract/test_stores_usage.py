@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from netra_ws.history.stores.contract import Store
 
-from .rows import ALICE, BOB, EPOCH, KEY, put_event, put_message, put_run, put_stream, put_thread
+from .rows import ALICE, BOB, EPOCH, KEY, put_event, put_message, put_run, put_stream, put_thread, shorten
 from .test_stores import seqs
 
 
@@ -55,7 +55,7 @@ async def test_the_oldest_threads_come_first_with_their_size(store: Store) -> No
 
 async def _shorten(store: Store, keep: int) -> int:
     end = 0
-    while ends := await store.shorten(KEY, keep):
+    while ends := await shorten(store, keep):
         end = ends[KEY]
     return end
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
 from typing import Any
 
 import attrs
 import orjson
+import sqlalchemy as sa
 import trio
 
 from netra_ws.errors import StoreError, Trimmed
@@ -16,6 +18,7 @@ from netra_ws.history.cursor import Cursor
 from netra_ws.history.recorder import Recorder
 from netra_ws.history.stores.contract import NO_BOUND, EventRow, Write
 from netra_ws.history.stores.memory import MemoryStore
+from netra_ws.history.stores.sqlite import SqliteFile
 from netra_ws.history.stream import Step, Stream
 from netra_ws.history.streams import Streams
 from netra_ws.protocol.codec import frame_payload
@@ -121,6 +124,40 @@ class TroubledStore:
         if self._fails():
             raise StoreError("the disk is on fire")
         return rows
+
+
+class WatchedFile(SqliteFile):
+    """A SQLite file that can be told to fail, and to let something happen at the end of its transactions.
+
+    Attributes:
+        failures: So many transactions fail from now on.
+        meanwhile: Awaited after each transaction, before the store hears that it is over.
+        amid: Awaited after the next read, before the store hears that it is over; then forgotten.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, "process")
+        self.failures = 0
+        self.meanwhile: Callable[[], Awaitable[None]] | None = None
+        self.amid: Callable[[], Awaitable[None]] | None = None
+
+    @contextmanager
+    def reading(self) -> Iterator[sa.Connection]:
+        with super().reading() as connection:
+            yield connection
+        amid, self.amid = self.amid, None
+        if amid is not None:
+            trio.from_thread.run(amid)
+
+    @contextmanager
+    def writing(self) -> Iterator[sa.Connection]:
+        if self.failures:
+            self.failures -= 1
+            raise StoreError("the disk is on fire")
+        with super().writing() as connection:
+            yield connection
+        if self.meanwhile is not None:
+            trio.from_thread.run(self.meanwhile)
 
 
 @attrs.define

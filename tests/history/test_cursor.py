@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -13,17 +14,23 @@ import trio
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from netra_ws.errors import StoreError, Trimmed
+from netra_ws.errors import Lost, StoreError, Trimmed
 from netra_ws.history import cursor as cursor_module
 from netra_ws.history.cursor import CHUNK_BYTES, CHUNK_ROWS, MERGE_BEHIND, Cursor
+from netra_ws.history.recorder import Recorder
+from netra_ws.history.stores.sql import SqlStore
 from netra_ws.history.stream import Stream
+from netra_ws.history.streams import Streams
 from netra_ws.protocol.events import AgentMessage, Event
+from tests.contract.rows import put_event, put_stream
 
 from .kit import (
     ALICE,
     Client,
     HandSink,
     TroubledStore,
+    WatchedFile,
+    clock,
     completed,
     delta,
     drain,
@@ -394,6 +401,28 @@ async def test_a_cancelled_read_loses_nothing(autojump_clock: trio.testing.MockC
     assert scope.cancelled_caught
     await drain(cursor, client)
     author.check(client)
+
+
+async def test_a_removal_in_the_middle_of_a_read_is_told(tmp_path: Path) -> None:
+    """Events that go after their sizes were read, and before they are, are not taken for numbers never used."""
+    store = SqlStore(file := WatchedFile(tmp_path / "netra_ws.db"))
+    await store.open()
+    await store.write([put_stream(), *(put_event(seq, payload=b'{"seq":%d}' % seq) for seq in range(1, 601))])
+    recorder = Recorder(store, clock=clock)
+    streams = Streams(store, recorder, clock)
+    stream = await streams.open(ALICE)
+
+    async def shorten() -> None:
+        await recorder.shorten(streams, stream, 100)
+
+    behind, far_behind = Cursor(stream, store, 600), Cursor(stream, store, 0)
+    file.amid = shorten
+    with pytest.raises(Lost):
+        await far_behind.refill()
+    assert far_behind.seq == 0
+    await drain(behind, client := Client())
+    assert (behind.seq, client.heard) == (stream.visible, [])
+    await store.close()
 
 
 async def test_reading_ahead_is_not_done_twice() -> None:

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from pathlib import Path
 
 import pytest
 import trio
 from trio.testing import MockClock as Clock
 
-from netra_ws.errors import StoreError
+from netra_ws.errors import Lost, StoreError, Trimmed
 from netra_ws.history import recorder as recorder_module
+from netra_ws.history.cursor import Cursor
 from netra_ws.history.recorder import GROUP_WRITES, Recorder
+from netra_ws.history.stores import trimming
 from netra_ws.history.stores.contract import PutEvent, Write
+from netra_ws.history.stores.sql import SqlStore
 from netra_ws.history.streams import Streams
+from tests.contract.rows import EPOCH, put_event, put_stream
 
-from .kit import ALICE, KEY, NOW, TroubledStore, clock, delta, open_house, said
+from .kit import ALICE, KEY, NOW, TroubledStore, WatchedFile, clock, delta, open_house, said
 
 
 def seqs(batch: list[Write]) -> list[int]:
@@ -297,6 +302,109 @@ async def test_a_busy_recorder_trims_as_well(autojump_clock: Clock) -> None:
             nursery.start_soon(recorder.run, streams)
             nursery.start_soon(write)
     assert len(store.trims) == 1
+
+
+@pytest.mark.parametrize("how", ["retention", "quota"])
+async def test_a_reader_knows_of_a_removal_before_it_happens(
+    tmp_path: Path, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever reads while old events are removed gets every one of them, or is told that some are lost."""
+    monkeypatch.setattr(recorder_module, "FIRST_TRIM_S", 0.0)
+    store = SqlStore(file := WatchedFile(tmp_path / "netra_ws.db"))
+    await store.open()
+    await store.write([put_stream(), *(put_event(seq) for seq in range(1, 11))])
+    recorder = Recorder(store, 1.0 if how == "retention" else None, clock=clock)
+    streams = Streams(store, recorder, clock)
+    stream = await streams.open(ALICE)
+    outcomes: list[int | None] = []
+    done = trio.Event()
+
+    async def read() -> None:
+        cursor, heard = Cursor(stream, store, 0), 0
+        try:
+            while cursor.pending:
+                try:
+                    heard += len(cursor.take(10**6))
+                except Trimmed:
+                    await cursor.refill()
+            outcomes.append(heard)
+        except Lost:
+            outcomes.append(None)
+        if len(outcomes) == 2:
+            done.set()
+
+    file.meanwhile = read
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(recorder.run, streams)
+        if how == "quota":
+            await recorder.shorten(streams, stream, 0)
+        await done.wait()
+        nursery.cancel_scope.cancel()
+    assert outcomes == [10, None]
+    await store.close()
+
+
+async def test_who_removes_waits_for_who_removes(autojump_clock: Clock) -> None:
+    """Retention and a quota have one portion at a time marked, told and removed, whoever was first."""
+
+    class Noted(TroubledStore):
+        async def trim(self, before: float) -> Mapping[str, int]:
+            calls.append("trim")
+            ends = await self.kept.trim(before)
+            await go_on.wait()
+            return ends
+
+        async def shorten(self, key: str, keep_bytes: int) -> Mapping[str, int]:
+            calls.append("shorten")
+            return await self.kept.shorten(key, keep_bytes)
+
+        async def remove(self, ends: Mapping[str, int]) -> None:
+            calls.append(f"remove {ends[KEY]}")
+            await self.kept.remove(ends)
+
+    calls: list[str] = []
+    go_on = trio.Event()
+    store = Noted()
+    await store.open()
+    await store.write([put_stream(), put_event(1), put_event(2), put_event(3, at=NOW), put_event(4, at=NOW)])
+    recorder = Recorder(store, 1.0, clock=clock)
+    streams = Streams(store, recorder, clock)
+    stream = await streams.open(ALICE)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(recorder.run, streams)
+        await trio.sleep(61)
+        async with trio.open_nursery() as both:
+            both.start_soon(recorder.shorten, streams, stream, 2)
+            await trio.testing.wait_all_tasks_blocked()
+            assert calls == ["trim"]
+            go_on.set()
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+    assert calls[:4] == ["trim", "remove 2", "shorten", "remove 3"]
+    assert sorted(calls[4:]) == ["shorten", "trim"]
+    assert stream.trimmed == 3
+    assert await stored(store) == [4]
+
+
+async def test_a_removal_that_fails_concerns_nobody_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When retention cannot remove what it marked, a quota goes on, and what stayed is found in the next try."""
+    monkeypatch.setattr(trimming, "PORTION", 2)
+    store = SqlStore(file := WatchedFile(tmp_path / "netra_ws.db"))
+    await store.open()
+    await store.write([put_stream("user:a"), put_stream("user:b"), put_stream()])
+    await store.write([put_event(1, key="user:a"), *(put_event(seq, key="user:b") for seq in (1, 2))])
+    await store.write([put_event(seq, at=NOW) for seq in (1, 2)])
+    streams = Streams(store, recorder := Recorder(store, clock=clock), clock)
+    ends = await store.trim(NOW)
+    file.failures = 1
+    with pytest.raises(StoreError, match="fire"):
+        await store.remove(ends)
+    await recorder.shorten(streams, await streams.open(ALICE), 2)
+    while ends := await store.trim(NOW):
+        await store.remove(ends)
+    for key, kept in {"user:a": [], "user:b": [], KEY: [2]}.items():
+        assert [event.seq for event in await store.events(key, EPOCH, 0, 99, 99)] == kept
+    await store.close()
 
 
 async def test_a_killed_recorder_leaves_a_clean_end(autojump_clock: Clock) -> None:

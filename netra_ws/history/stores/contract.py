@@ -246,28 +246,42 @@ class Store(Protocol):
 
         Returns:
             Stream key → its new ``trimmed``, for each stream that lost its oldest events to a bound of
-            the store; nothing where a store has no such bound.
+            the store; nothing where a store has no such bound. One that has must return right after their
+            removal, without a checkpoint: a read that misses them may not come back before the streams
+            in memory are told.
         """
         ...
 
     async def trim(self, before: float) -> Mapping[str, int]:
-        """Remove events older than *before* (Unix seconds) that belong to no unfinished run, a portion of them.
+        """Raise ``trimmed`` of streams over events older than *before* (Unix seconds), a portion of them.
 
-        To be called again until it returns nothing; writes may go on meanwhile. Of each stream a prefix
-        is removed, never a hole: events after the first one that has to stay are kept. ``trimmed`` of a
-        stream is set before, or together. After an error nothing was removed that was not returned before.
-        An unfinished run is known by its id alone: one of another user, too, may hold a stream back.
+        The events are still there; ``remove`` takes them away. The caller first tells the streams in memory,
+        so that a reader that misses an event finds it out: mark, tell, remove, and so on until nothing is
+        returned. Writes and reads may go on meanwhile; another ``trim``, ``shorten`` or ``remove`` may not.
+        Of each stream a prefix goes, never a hole: events after the first one that has to stay are kept, and
+        one of an unfinished run has to. Such a run is known by its id alone: one of another user, too, may
+        hold a stream back. After an error the marks may be raised or not; what they cover is found again.
 
         Returns:
-            Stream key → its new ``trimmed``, for each stream that lost events.
+            Stream key → its ``trimmed`` now, for each stream that has such events.
         """
         ...
 
     async def shorten(self, key: str, keep_bytes: int) -> Mapping[str, int]:
-        """Remove the oldest events of one stream until *keep_bytes* bytes remain, a portion of them.
+        """Raise ``trimmed`` of one stream over its oldest events, until *keep_bytes* bytes remain behind it.
 
-        To be called again until it returns nothing. Otherwise as ``trim``: never a hole, and nothing from
-        the first event of an unfinished run on. Called by the recorder.
+        A portion of them, to be told and removed as those of ``trim``, and never from the first event of an
+        unfinished run on.
+
+        Returns:
+            As ``trim``.
+        """
+        ...
+
+    async def remove(self, ends: Mapping[str, int]) -> None:
+        """Remove the events that ``trim`` or ``shorten`` marked: of each stream those up to the end they returned.
+
+        After an error they may be there or not; those that are there are found again.
         """
         ...
 
@@ -278,7 +292,8 @@ class Store(Protocol):
     ) -> Sequence[EventRow]:
         """Return up to *limit* durable events with ``after < seq <= upto``, ascending.
 
-        The first one whose payload makes them *max_bytes* or more together is the last.
+        The first one whose payload makes them *max_bytes* or more together is the last. Any that a ``remove``
+        takes away meanwhile may be missing: the caller looks at ``trimmed`` of the stream in memory afterwards.
         """
         ...
 

@@ -109,7 +109,7 @@ class MemoryStore:
             log = self._logs[stream.key, stream.epoch]
             stays = (i for i, row in enumerate(log.rows) if row.created_at >= before or row.run_id in unfinished)
             if count := next(stays, len(log.rows)):
-                trimmed[stream.key] = self._trim(stream, log, count)
+                trimmed[stream.key] = self._mark(stream, log.seqs[count - 1])
         return trimmed
 
     async def shorten(self, key: str, keep_bytes: int) -> Mapping[str, int]:
@@ -125,7 +125,13 @@ class MemoryStore:
                 break
             count += 1
             excess -= len(row.payload)
-        return {key: self._trim(stream, log, count)} if count else {}
+        return {key: self._mark(stream, log.seqs[count - 1])} if count else {}
+
+    async def remove(self, ends: Mapping[str, int]) -> None:
+        await self._ready()
+        for key, last in ends.items():
+            if (stream := self._streams.get(key)) is not None:
+                self._logs[key, stream.epoch].cut(last)
 
     # Public methods: reads.
 
@@ -222,7 +228,10 @@ class MemoryStore:
         log = self._logs[write.key, write.epoch]
         log.put(write)
         if len(log.rows) > MOST_EVENTS_PER_STREAM:
-            self._lost[write.key] = self._trim(self._streams.get(write.key), log, _SLACK)
+            last = log.seqs[_SLACK - 1]
+            stream = self._streams.get(write.key)
+            self._lost[write.key] = last if stream is None else self._mark(stream, last)
+            log.cut(last)
 
     def _put_thread(self, write: PutThread) -> None:
         row = ThreadRow(
@@ -297,12 +306,10 @@ class MemoryStore:
         await self._ready()
         return self._users.get(user_id) or Ledger()
 
-    def _trim(self, stream: StreamRow | None, log: Log, count: int) -> int:
-        last = log.cut(count)
-        if stream is not None:
-            last = max(last, stream.trimmed)
-            self._streams[stream.key] = attrs.evolve(stream, trimmed=last)
-        return last
+    def _mark(self, stream: StreamRow, last: int) -> int:
+        trimmed = max(last, stream.trimmed)
+        self._streams[stream.key] = attrs.evolve(stream, trimmed=trimmed)
+        return trimmed
 
     def _forget_a_run(self, ledger: Ledger) -> None:
         ended = next((row for row in ledger.runs.values() if row.state not in UNFINISHED), None)

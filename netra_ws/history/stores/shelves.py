@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from bisect import bisect_left, insort
+from bisect import bisect_left, bisect_right, insort
 from collections import Counter, defaultdict
 from typing import Any
 
@@ -32,11 +32,10 @@ class Log:
             self.seqs.insert(at, row.seq)
             self.rows.insert(at, row)
 
-    def cut(self, count: int) -> int:
-        """Remove the first *count* events; return the seq of the last of them."""
-        last = self.seqs[count - 1]
+    def cut(self, upto: int) -> None:
+        """Remove the events up to the seq *upto*."""
+        count = bisect_right(self.seqs, upto)
         del self.seqs[:count], self.rows[:count]
-        return last
 
 
 @attrs.define

@@ -60,9 +60,8 @@ class SqlStore:
         self.name = database.name
         self._database = database
         self._open = False
-        # Where the next portion of ``trim`` begins, and what the last one could not say.
+        # Behind which key the next portion of ``trim`` begins.
         self._trimmed_to = ""
-        self._unremoved: StoreError | None = None
         # One token each: the writer is never behind readers, nor they behind it.
         self._writer = trio.CapacityLimiter(1)
         self._readers = trio.CapacityLimiter(database.readers)
@@ -87,7 +86,7 @@ class SqlStore:
             async with self._alone():
                 if self._open:
                     self._open = False
-                    self._trimmed_to, self._unremoved = "", None
+                    self._trimmed_to = ""
                     await trio.to_thread.run_sync(self._database.close, limiter=trio.CapacityLimiter(1))
 
     @property
@@ -105,30 +104,22 @@ class SqlStore:
         return {}
 
     async def trim(self, before: float) -> Mapping[str, int]:
-        self._check_removal()
         cuts, behind = await self._read(lambda connection: find(connection, before, self._trimmed_to))
+        ends = await self._mark(cuts)
         self._trimmed_to = behind or ""
-        return await self._cut(cuts)
+        return ends
 
     async def shorten(self, key: str, keep_bytes: int) -> Mapping[str, int]:
-        self._check_removal()
-        return await self._cut(await self._read(lambda connection: find_excess(connection, key, keep_bytes)))
+        return await self._mark(await self._read(lambda connection: find_excess(connection, key, keep_bytes)))
 
-    def _check_removal(self) -> None:
-        failure, self._unremoved = self._unremoved, None
-        if failure is not None:
-            raise failure
+    async def _mark(self, cuts: Sequence[Cut]) -> Mapping[str, int]:
+        return await self._written(lambda connection: mark(connection, cuts)) if cuts else {}
 
-    async def _cut(self, cuts: Sequence[Cut]) -> Mapping[str, int]:
-        if cuts:
-            # Told before they go: nobody may miss events in a stream that does not say so, also when the
-            # fate of the removal stays unknown. What was not removed is found again.
-            await self._written(lambda connection: mark(connection, cuts))
-            try:
-                await self._written(lambda connection: remove(connection, cuts))
-            except StoreError as exc:
-                self._unremoved = exc
-        return {cut.key: cut.last for cut in cuts}
+    async def remove(self, ends: Mapping[str, int]) -> None:
+        # From the start again, unless all of it goes now: else what stays is looked at in the next round only.
+        behind, self._trimmed_to = self._trimmed_to, ""
+        await self._written(lambda connection: remove(connection, ends))
+        self._trimmed_to = behind
 
     # Public methods: reads.
 
@@ -140,7 +131,8 @@ class SqlStore:
     ) -> Sequence[EventRow]:
         where = {"stream": key, "epoch": epoch, "after": after, "upto": min(upto, NO_BOUND), "limit": max(0, limit)}
         if max_bytes < NO_BOUND:
-            # Their sizes first: an engine may hand over the last row together with the first.
+            # Their sizes first: an engine may hand over the last row together with the first. What is removed
+            # between the two reads is missing, as after a removal: readers know by the stream's mark.
             for row in await self._rows(queries.EVENT_SIZES, _Size, where):
                 max_bytes -= row.size
                 if max_bytes <= 0:

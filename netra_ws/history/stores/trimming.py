@@ -1,8 +1,8 @@
-"""How old events leave the SQL store: found by reading, then told, then removed, a portion at a time."""
+"""How old events leave the SQL store: found by reading, marked, and when readers know removed; in portions."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import takewhile
 
 import attrs
@@ -42,17 +42,18 @@ _MARK = (
     .where(stream.c.key == sa.bindparam("of"), stream.c.trimmed < sa.bindparam("last"))
     .values(trimmed=sa.bindparam("last"))
 )
-_CUT = event.delete().where(
-    event.c.stream == sa.bindparam("of"), event.c.epoch == sa.bindparam("in_epoch"), event.c.seq <= sa.bindparam("last")
+_MARKS = sa.select(stream.c.key, stream.c.trimmed).where(stream.c.key.in_(sa.bindparam("keys", expanding=True)))
+_epoch_of = sa.select(stream.c.epoch).where(stream.c.key == sa.bindparam("of")).scalar_subquery()
+_REMOVE = event.delete().where(
+    event.c.stream == sa.bindparam("of"), event.c.epoch == _epoch_of, event.c.seq <= sa.bindparam("last")
 )
 
 
 @attrs.frozen
 class Cut:
-    """Events of a stream that go: those up to *last*."""
+    """Events of a stream that may go: those up to *last*."""
 
     key: str
-    epoch: str
     last: int
 
 
@@ -69,7 +70,7 @@ def find(connection: sa.Connection, before: float, behind: str) -> tuple[list[Cu
             where = {"stream": key, "epoch": epoch, "before": before, "most": room}
             front = connection.execute(_FRONT, where).all()
             going = [row.seq for row in takewhile(lambda row: not row.stays, front)]
-            cuts.append(Cut(key, epoch, going[-1]))
+            cuts.append(Cut(key, going[-1]))
             room -= len(going)
             if room <= 0:
                 return cuts, behind
@@ -78,11 +79,18 @@ def find(connection: sa.Connection, before: float, behind: str) -> tuple[list[Cu
     return cuts, None
 
 
-def mark(connection: sa.Connection, cuts: Sequence[Cut]) -> None:
-    """Keep up to where the streams may have lost events, in the transaction that *connection* is in."""
+def mark(connection: sa.Connection, cuts: Sequence[Cut]) -> dict[str, int]:
+    """Say of the streams up to where they may lose events, in the transaction that *connection* is in.
+
+    Returns:
+        Key → ``trimmed`` as it is now: beyond the cut where it was so before.
+    """
     connection.execute(_MARK, [{"of": cut.key, "last": cut.last} for cut in cuts])
+    marks = connection.execute(_MARKS, {"keys": [cut.key for cut in cuts]})
+    return {row.key: row.trimmed for row in marks}
 
 
-def remove(connection: sa.Connection, cuts: Sequence[Cut]) -> None:
-    """Remove the events, in the transaction that *connection* is in."""
-    connection.execute(_CUT, [{"of": cut.key, "in_epoch": cut.epoch, "last": cut.last} for cut in cuts])
+def remove(connection: sa.Connection, ends: Mapping[str, int]) -> None:
+    """Remove the events of streams up to *ends*, in the transaction that *connection* is in."""
+    if ends:
+        connection.execute(_REMOVE, [{"of": key, "last": last} for key, last in ends.items()])

@@ -57,7 +57,7 @@ def oldest(connection: sa.Connection, user_id: str, limit: int) -> list[tuple[Th
 
 
 def find_excess(connection: sa.Connection, key: str, keep_bytes: int) -> list[Cut]:
-    """Return what to cut of a stream so that *keep_bytes* remain, ``PORTION`` events at most."""
+    """Return what may go of a stream so that *keep_bytes* remain, ``PORTION`` events at most."""
     total = connection.execute(_EVENTS, {"key": key}).first()
     excess = 0 if total is None else int(total.bytes) - keep_bytes
     if total is None or excess <= 0:
@@ -68,4 +68,4 @@ def find_excess(connection: sa.Connection, key: str, keep_bytes: int) -> list[Cu
             break
         last = row.seq
         excess -= row.size
-    return [] if last is None else [Cut(key, total.epoch, last)]
+    return [] if last is None else [Cut(key, last)]

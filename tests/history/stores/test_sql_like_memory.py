@@ -27,6 +27,7 @@ from netra_ws.history.stores.contract import (
     Store,
     Write,
 )
+from tests.contract.rows import trim
 from tests.postgres import Postgres
 
 USERS = ("alice", "o'%brien")
@@ -133,7 +134,7 @@ async def same_answers(plan: Sequence[list[Write] | float], url: str) -> None:
     try:
         for step in plan:
             if isinstance(step, float):
-                assert await memory.trim(step) == await sql.trim(step)
+                assert await trim(memory, step) == await trim(sql, step)
             else:
                 await memory.write(step)
                 await sql.write(step)
