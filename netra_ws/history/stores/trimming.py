@@ -70,6 +70,8 @@ def find(connection: sa.Connection, before: float, behind: str) -> tuple[list[Cu
             where = {"stream": key, "epoch": epoch, "before": before, "most": room}
             front = connection.execute(_FRONT, where).all()
             going = [row.seq for row in takewhile(lambda row: not row.stays, front)]
+            if not going:  # it was shortened since the page was read
+                continue
             cuts.append(Cut(key, going[-1]))
             room -= len(going)
             if room <= 0:
