@@ -151,8 +151,9 @@ def _serve_command(args: argparse.Namespace) -> int:
     import trio
 
     failure: BaseException | None = None
+    clean = False
     try:
-        trio.run(_serve, settings)
+        clean = trio.run(_serve, settings)
     except (OSError, BaseExceptionGroup) as exc:
         failure = exc
         while isinstance(failure, BaseExceptionGroup) and len(failure.exceptions) == 1:
@@ -161,11 +162,11 @@ def _serve_command(args: argparse.Namespace) -> int:
         raise ConfigError(_about_address(settings, failure)) from failure
     if failure is not None:
         raise failure
-    return 0
+    return 0 if clean else 1
 
 
-async def _serve(settings: Settings) -> None:
-    """Serve until the first signal, then drain; ``signals.py`` has what a second one does."""
+async def _serve(settings: Settings) -> bool:
+    """Serve until the first signal, then drain, and return whether nothing was lost; see ``signals.py``, too."""
     import trio
 
     from netra_ws.server import longest_end_s, open_server
@@ -176,10 +177,14 @@ async def _serve(settings: Settings) -> None:
             if not asked.is_set():  # which may happen during the start
                 _announce(server)
             await asked.wait()
-            if not await server.drain():
+            clean = await server.drain()
+            if server.stuck:
                 # A thread that cannot be stopped would keep the interpreter waiting for ever.
                 _complain("stuck: a run did not stop; its closing events are written, the process ends")
                 _exit_now(1)
+    if not clean:
+        _complain("the store did not take the last events; the next start closes what is open")
+    return clean
 
 
 def _exit_now(status: int) -> None:

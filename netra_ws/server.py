@@ -20,6 +20,7 @@ import trio
 
 from netra_ws.access import Admission
 from netra_ws.agents.agent import Agent
+from netra_ws.agents.processes import end_lost
 from netra_ws.agents.watchdog import Watchdog
 from netra_ws.contexts.embedding import UserSession
 from netra_ws.contexts.quota import Quota
@@ -28,7 +29,7 @@ from netra_ws.errors import ConfigError, NetraError
 from netra_ws.history.ledger import Ledger
 from netra_ws.history.opening import make_store
 from netra_ws.history.recorder import Recorder
-from netra_ws.history.recovery import close_lost_runs
+from netra_ws.history.recovery import EVERY_RUN, close_lost_runs
 from netra_ws.history.stores.contract import Store
 from netra_ws.history.streams import Streams
 from netra_ws.identity import Identity
@@ -94,6 +95,7 @@ class Server:
     door: Door
     port: int = 0
     _drained: bool = False
+    _kept: bool = True
 
     def __repr__(self) -> str:
         return f"<Server {self.url}>"
@@ -137,7 +139,8 @@ class Server:
             patience_s: Seconds that runs have to end by themselves; ``timing.drain_s`` by default.
 
         Returns:
-            Whether nothing is left; False when a run could not be stopped.
+            Whether nothing is left; False when a run could not be stopped (``stuck``), or when the store
+            did not take the last events.
         """
         timing = self.settings.timing
         if not self._drained:  # what was cut short, or is under way elsewhere, is gone through again
@@ -145,13 +148,19 @@ class Server:
             await self.registry.drain(timing.drain_s if patience_s is None else patience_s, timing.finalise_s)
             with trio.move_on_after(FLUSH_S) as scope:
                 await self.recorder.flush()
-            if scope.cancelled_caught:
+            self._kept = not scope.cancelled_caught
+            if not self._kept:
                 logger.error("the store did not take the last events; the next start closes what is open")
             await self.registry.shut_connections(SHUT_S)
             if not self._drained:
                 logger.info("drained after=%.1fs", trio.current_time() - began)
             self._drained = True
-        return not self.registry.statistics().stuck
+        return self._kept and not self.stuck
+
+    @property
+    def stuck(self) -> int:
+        """How many runs could not be stopped."""
+        return self.registry.statistics().stuck
 
 
 @asynccontextmanager
@@ -289,6 +298,10 @@ async def _rooms(
         await store.open()
         async with trio.open_nursery() as below:
             below.start_soon(recorder.run, streams)
+            # Their end is told when they have ended.
+            lost = [row.run_id for row in await store.unfinished_runs(EVERY_RUN)]
+            if ended := await end_lost(lost):
+                logger.warning("killed %d processes of runs that were lost when the server last stopped", ended)
             await close_lost_runs(store, streams, recorder)
             async with trio.open_nursery() as nursery:
                 watching = [watchdog.run] if world.watches else []

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -21,6 +22,8 @@ from netra_ws.errors import AgentError
 MAX_PROCESSES = 256
 #: Seconds between two looks at processes that were killed.
 LOOK_EVERY_S = 0.005
+#: Seconds in which what a killed server left behind has to be gone, before a start goes on without that.
+LOST_S = 5.0
 #: The variable that tells to which run a process belongs.
 VARIABLE = "NETRA_WS_RUN"
 #: Whether the system shows the environment of processes.
@@ -124,10 +127,15 @@ def _known(group: int) -> bool:
     return True
 
 
+def _fields(entry: str) -> list[bytes]:
+    """Return what the system says of a process behind its name: its state, parent and group, in the first place."""
+    with open(f"/proc/{entry}/stat", "rb") as file:  # noqa: PTH123  (a hot loop)
+        return file.read().rpartition(b")")[2].split()
+
+
 def _belongs(entry: str, groups: set[int], variable: bytes) -> bool:
     try:
-        with open(f"/proc/{entry}/stat", "rb") as file:  # noqa: PTH123  (a hot loop)
-            fields = file.read().rpartition(b")")[2].split()
+        fields = _fields(entry)
         if fields[0] in (b"Z", b"X"):
             return False
         if int(fields[2]) in groups:
@@ -136,3 +144,47 @@ def _belongs(entry: str, groups: set[int], variable: bytes) -> bool:
             return variable in file.read().split(b"\0")
     except OSError:  # gone meanwhile, or somebody else's
         return False
+
+
+async def end_lost(run_ids: Iterable[str]) -> int:
+    """Kill what is left of runs that were lost with their server; return how many processes that were.
+
+    A process is known by the mark that it inherited, of a run among *run_ids* and of a server that is
+    not there any more. Only where the system shows it. Takes ``LOST_S`` seconds at most.
+    """
+    lost, ended = set(run_ids), 0
+    with trio.move_on_after(LOST_S):
+        while lost and (left := await trio.to_thread.run_sync(_of_lost, lost, limiter=_LOOKERS)):
+            for pid in left:
+                _kill(pid)
+            ended += len(left)
+            await trio.sleep(LOOK_EVERY_S)
+    return ended
+
+
+def _of_lost(run_ids: set[str]) -> list[int]:
+    """Return the processes that bear the mark of one of these runs and of a server that has gone; blocks."""
+    found = []
+    for entry in os.listdir("/proc") if _SHOWN else ():  # noqa: PTH208
+        mark = _mark_of(entry) if entry.isdigit() else None
+        if mark is None:
+            continue
+        server, _, run_id = mark.split(".", 2)
+        if run_id in run_ids and server.isdigit() and not Path(f"/proc/{server}").exists():
+            found.append(int(entry))
+    return found
+
+
+def _mark_of(entry: str) -> str | None:
+    try:
+        if _fields(entry)[0] in (b"Z", b"X"):
+            return None
+        with open(f"/proc/{entry}/environ", "rb") as file:  # noqa: PTH123
+            variables = file.read().split(b"\0")
+    except OSError:
+        return None
+    name = f"{VARIABLE}=".encode()
+    marks = (
+        variable.removeprefix(name).decode(errors="replace") for variable in variables if variable.startswith(name)
+    )
+    return next((mark for mark in marks if mark.count(".") >= 2), None)

@@ -225,12 +225,12 @@ class Turn:
     def _settle(self, answer: Answer, remembered: tuple[str, Remembered] | None) -> None:
         if remembered is not None:
             reply = answer.reply
-            keep = None if isinstance(reply, Error) and reply.retryable else reply
-            self.context.memory.settle(*remembered, keep, answer.barrier, trio.current_time())
+            keep = not (isinstance(reply, Error) and reply.retryable)
+            self.context.memory.settle(*remembered, reply, answer.barrier, trio.current_time(), keep=keep)
         self._tell(answer)
 
     def _give_up(self, remembered: tuple[str, Remembered]) -> None:
-        self.context.memory.settle(*remembered, None, 0, trio.current_time())
+        self.context.memory.settle(*remembered, None, 0, trio.current_time(), keep=False)
 
     def _tell(self, answer: Answer) -> None:
         reply = answer.reply

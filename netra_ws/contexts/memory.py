@@ -122,15 +122,17 @@ class UserMemory:
             del self._answers[next(iter(self._answers))]
         return remembered
 
-    def settle(self, command_id: str, remembered: Remembered, reply: Reply | None, barrier: int, now: float) -> None:
-        """Note the answer; None when a repeat may try again."""
+    def settle(
+        self, command_id: str, remembered: Remembered, reply: Reply | None, barrier: int, now: float, *, keep: bool
+    ) -> None:
+        """Note the answer for who waits for it, None when there is none; without *keep* a repeat tries again."""
         remembered.reply, remembered.barrier = reply, barrier
         remembered.expires_at = now + KEEP_S
         remembered.done.set()
         if self._answers.get(command_id) is not remembered:
             return  # pushed out by others meanwhile
         del self._answers[command_id]
-        if reply is not None:
+        if keep:
             self._answers[command_id] = remembered  # behind those that will be forgotten before it
             self._shelf.put(self, command_id, remembered, now)
 

@@ -60,6 +60,15 @@ CONTAINERS: tuple[Container, ...] = (
         size=lambda s: s.door.crowd.under_way,
     ),
     Container(
+        what="spare_descriptors",
+        where=("wire/crowd.py Spare._descriptors",),
+        per="process",
+        bound=lambda s: crowd.SPARES,
+        unit="descriptors for each address that is listened on",
+        policy="given up one at a time to tell a newcomer that there is no room",
+        shown='connections_total{outcome="accept_error"}',
+    ),
+    Container(
         what="request_head",
         where=(),
         per="request",

@@ -13,8 +13,9 @@ from netra_ws.wire.head import Head, Reply, json_reply
 
 from .sources import STUCK_S, Sources
 
-#: Seconds for a round trip to the store.
+#: Seconds for a round trip to the store; the first where traffic depends on it, the second where it is only told.
 PING_S = 2.0
+LOOK_S = 0.5
 #: Share of the last minute's commands that may fail by our fault.
 ERROR_RATE = 0.05
 
@@ -29,7 +30,7 @@ class Health:
 
     async def health(self, head: Head, body: bytes) -> Reply:
         """Answer 200 while alive; the body says how well."""
-        checks, problems, dead = self._checks()
+        checks, problems, dead = self._checks(await self._store_answers(LOOK_S))
         status = "unhealthy" if dead else "degraded" if problems else "healthy"
         statistics = self.sources.registry.statistics()
         fields = {
@@ -47,7 +48,7 @@ class Health:
         }
         return json_reply(200, fields, _FRESH)
 
-    def _checks(self) -> tuple[dict[str, Any], list[str], bool]:
+    def _checks(self, store_answers: bool) -> tuple[dict[str, Any], list[str], bool]:
         sources = self.sources
         recorder = sources.recorder.statistics()
         flusher_waits_s = sources.wiring.flusher.waiting_s
@@ -56,7 +57,7 @@ class Health:
         high = sources.memory_high_bytes
         dead = recorder.idle_s > STUCK_S or flusher_waits_s > STUCK_S
         found = {
-            "store": not recorder.failing,
+            "store": store_answers and not recorder.failing,
             "recorder": recorder.idle_s <= STUCK_S,
             "flusher": flusher_waits_s <= STUCK_S,
             "memory": high is None or memory_bytes() <= high,
@@ -83,7 +84,7 @@ class Health:
         checks = {
             "accepting": not sources.registry.draining,
             # A full disk still answers reads: what counts, too, is how the last writes went.
-            "store": self._store_takes_writes() and await self._store_answers(),
+            "store": self._store_takes_writes() and await self._store_answers(PING_S),
             "backplane": True,  # local: this process is the only one
             "memory": high is None or memory_bytes() <= high,
         }
@@ -94,8 +95,8 @@ class Health:
         recorder = self.sources.recorder.statistics()
         return not recorder.failing and recorder.idle_s <= STUCK_S
 
-    async def _store_answers(self) -> bool:
-        with trio.move_on_after(PING_S) as scope:
+    async def _store_answers(self, within_s: float) -> bool:
+        with trio.move_on_after(within_s) as scope:
             try:
                 await self.sources.store.ping()
             except StoreError:

@@ -197,10 +197,11 @@ WAITS: tuple[Wait, ...] = (
         where=(
             "agents/processes.py Processes.start",
             "agents/processes.py Processes.end",
+            "agents/processes.py end_lost",
             "agents/execution.py _gone",
         ),
         within_s=lambda s: s.registry.policy.run.finalise_s,
-        ends="SIGKILL to their group, or timing.finalise_s",
+        ends="SIGKILL to their group, or timing.finalise_s; at a start, for those of a killed server, 5 s",
         shown="runs",
     ),
     Wait(

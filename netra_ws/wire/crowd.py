@@ -6,6 +6,7 @@ from its beginning, which a client that means it never needs. Who was heard is n
 
 A process without descriptors cannot even accept in order to refuse; its clients would hang in the system's
 queue. A spare descriptor is given up for that moment: the client hears 503 and tries another server.
+Others may be quicker to take its place, so there are some more.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ import trio
 MAX_HANDSHAKES = 1000
 #: Share of the places above which the oldest silent ones are hurried.
 CROWDED = 0.75
+#: Descriptors that are kept for saying no.
+SPARES = 8
 #: Seconds for a hurried client to have sent its head.
 HURRIED_S = 1.0
 
@@ -68,23 +71,30 @@ class Crowd:
 
 @attrs.define
 class Spare:
-    """One descriptor that is kept open so that it can be given up."""
+    """A few descriptors that are kept open so that they can be given up, one at a time.
 
-    _descriptor: int | None = None
+    One would do if nobody else took the place at that moment: a store that opens a file, an agent.
+    """
+
+    _descriptors: list[int] = attrs.field(factory=list)
 
     def __attrs_post_init__(self) -> None:
         self.keep()
 
     def keep(self) -> None:
-        """Take a descriptor again, if the system has one."""
-        if self._descriptor is None:
-            with contextlib.suppress(OSError):
-                self._descriptor = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+        """Take descriptors again, as many as the system has, up to ``SPARES``."""
+        with contextlib.suppress(OSError):
+            while len(self._descriptors) < SPARES:
+                self._descriptors.append(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
 
     def give_up(self) -> bool:
-        """Close the descriptor; return whether there was one."""
-        descriptor, self._descriptor = self._descriptor, None
-        if descriptor is None:
+        """Close one of the descriptors; return whether there was one."""
+        if not self._descriptors:
             return False
-        os.close(descriptor)
+        os.close(self._descriptors.pop())
         return True
+
+    def close(self) -> None:
+        """Close them all."""
+        while self.give_up():
+            pass

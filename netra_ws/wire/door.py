@@ -103,7 +103,7 @@ class Door:
                 else:
                     nursery.start_soon(self._greet, stream, token)
         finally:
-            spare.give_up()
+            spare.close()
 
     def _out_of_room(self, exc: OSError) -> None:
         self.outcomes["accept_error"] += 1

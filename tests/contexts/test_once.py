@@ -211,3 +211,24 @@ async def test_so_many_ids_are_remembered(server: StartServer) -> None:
         assert (await client.ask("rename_thread", thread_id="t", title="x", id="n999"))["code"] == "CONFLICT"
         assert (await client.ask("rename_thread", thread_id="t", title="x", id="n1"))["code"] == "CONFLICT"
         assert (await client.ask("rename_thread", thread_id="t", title="x", id="first"))["title"] == "x"
+
+
+async def test_a_refusal_is_told_to_who_has_joined_it(server: StartServer) -> None:
+    """Two tabs that send one command at the same moment hear the same refusal, and may try again."""
+    go_on = trio.Event()
+
+    async def waits(run: Run) -> None:
+        await go_on.wait()
+
+    running = await server(agents={"waits": waits}, store=SlowStore())
+    async with connect(running) as one, connect(running) as other:
+        await one.ask("chat", content="x", agent="waits", thread_id="t")
+        again = {"type": "chat", "content": "y", "agent": "waits", "thread_id": "t", "on_busy": "reject", "id": "same"}
+        for _ in range(20):
+            for tab in (one, other):
+                await tab.send_bytes(burst(again))
+            for tab in (one, other):
+                assert [answer["code"] for answer in await answers_to(tab, "same")] == ["BUSY"]
+        go_on.set()
+        await one.until("agent_completed")
+        assert (await one.ask(again.pop("type"), **again))["type"] == "ack"

@@ -252,6 +252,18 @@ async def test_an_agent_that_waits_for_the_store_is_not_idle(server: StartServer
         assert (await client.until("agent_completed"))[-1]["status"] == "success"
 
 
+async def test_health_sees_an_outage_that_nobody_writes_into(server: StartServer) -> None:
+    """A store that went away is told by /health also while nothing is written."""
+    store = FaultyStore()
+    running = await server(store=store)
+    for mood in (Health.AWAY, Health.HANGING):
+        store.turn(mood)
+        health = (await http(running, "/health")).json()
+        assert (health["status"], health["checks"]["store"]["status"]) == ("degraded", "failing")
+        store.turn(Health.WELL)
+        assert (await http(running, "/health")).json()["status"] == "healthy"
+
+
 class SlowStore(MemoryStore):
     """A memory store that takes a while for each write, and for measuring as long as it is told."""
 

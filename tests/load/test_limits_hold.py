@@ -117,11 +117,11 @@ async def test_answers_of_everybody(monkeypatch: pytest.MonkeyPatch) -> None:
     memories = Memories(60)
     for number in range(30):
         memory = memories.of(f"u{number}")
-        memory.settle("c", memory.begin("c", b""), Ack(), 0, 0.0)
+        memory.settle("c", memory.begin("c", b""), Ack(), 0, 0.0, keep=True)
     assert len(memories.shelf) == 10
     assert [bool(memories.of(f"u{number}").find("c", 1.0)) for number in (0, 19, 20, 29)] == [False, False, True, True]
     late = memories.of("late")
-    late.settle("c", late.begin("c", b""), Ack(), 0, KEEP_S + 1.0)
+    late.settle("c", late.begin("c", b""), Ack(), 0, KEEP_S + 1.0, keep=True)
     assert len(memories.shelf) == 1
     assert late.find("c", KEEP_S + 1.0) is not None
     assert isinstance(late.budgets, Budgets)

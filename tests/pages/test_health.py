@@ -105,10 +105,11 @@ async def test_a_store_that_hangs_makes_the_server_unhealthy(server: StartServer
             while not running.recorder.statistics().waiting:
                 await trio.sleep(0.01)
         mock_clock.jump(4.0)
-        assert (await health_of(running))["status"] == "healthy"
+        health = await health_of(running)
+        assert (health["status"], health["failing"]) == ("degraded", {"store"})
         mock_clock.jump(1.5)
         health = await health_of(running)
-        assert (health["status"], health["failing"]) == ("unhealthy", {"recorder"})
+        assert (health["status"], health["failing"]) == ("unhealthy", {"recorder", "store"})
         store.turn(Health.WELL)
         await client.until("thread_renamed")  # its event; the answer was given up meanwhile
         assert (await health_of(running))["status"] == "healthy"
