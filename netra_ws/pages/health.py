@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import attrs
 import trio
 
@@ -19,6 +17,17 @@ LOOK_S = 0.5
 #: Share of the last minute's commands that may fail by our fault.
 ERROR_RATE = 0.05
 
+#: What is said of a part that is not well.
+PROBLEMS = {
+    "store": "the store does not answer",
+    "recorder": "the recorder has not moved for more than 5 s",
+    "flusher": "the flusher has not moved for more than 5 s",
+    "memory": "the memory is above its mark",
+    "errors": "more than 5 % of the last minute's commands failed",
+    "runs": "runs could not be stopped",
+    "accepting": "the server is draining",
+}
+
 _FRESH = (("Cache-Control", "no-store"),)
 
 
@@ -30,7 +39,10 @@ class Health:
 
     async def health(self, head: Head, body: bytes) -> Reply:
         """Answer 200 while alive; the body says how well."""
-        checks, problems, dead = self._checks(await self._store_answers(LOOK_S))
+        found = self._look()
+        found["store"] = found["store"] and await self._store_answers(LOOK_S)
+        problems = [text for name, text in PROBLEMS.items() if not found[name]]
+        dead = not (found["recorder"] and found["flusher"])
         status = "unhealthy" if dead else "degraded" if problems else "healthy"
         statistics = self.sources.registry.statistics()
         fields = {
@@ -38,7 +50,7 @@ class Health:
             "service": "websocket",
             "version": self.sources.version,
             "timestamp": self.sources.clock(),
-            "checks": checks,
+            "checks": {name: {"status": "ok" if well else "failing"} for name, well in found.items()},
             "metrics": {
                 **attrs.asdict(statistics),
                 "memory_bytes": memory_bytes(),
@@ -48,34 +60,20 @@ class Health:
         }
         return json_reply(200, fields, _FRESH)
 
-    def _checks(self, store_answers: bool) -> tuple[dict[str, Any], list[str], bool]:
+    def _look(self) -> dict[str, bool]:
+        """Return what can be told without waiting: whether each part is well."""
         sources = self.sources
         recorder = sources.recorder.statistics()
-        flusher_waits_s = sources.wiring.flusher.waiting_s
-        error_rate = sources.registry.recent.error_rate(trio.current_time())
-        stuck = sources.registry.statistics().stuck
         high = sources.memory_high_bytes
-        dead = recorder.idle_s > STUCK_S or flusher_waits_s > STUCK_S
-        found = {
-            "store": store_answers and not recorder.failing,
+        return {
+            "store": not recorder.failing,
             "recorder": recorder.idle_s <= STUCK_S,
-            "flusher": flusher_waits_s <= STUCK_S,
+            "flusher": sources.wiring.flusher.waiting_s <= STUCK_S,
             "memory": high is None or memory_bytes() <= high,
-            "errors": error_rate <= ERROR_RATE,
-            "runs": not stuck,
+            "errors": sources.registry.recent.error_rate(trio.current_time()) <= ERROR_RATE,
+            "runs": not sources.registry.statistics().stuck,
             "accepting": not sources.registry.draining,
         }
-        texts = {
-            "store": "the store does not answer",
-            "recorder": "the recorder has not moved for more than 5 s",
-            "flusher": "the flusher has not moved for more than 5 s",
-            "memory": "the memory is above its mark",
-            "errors": "more than 5 % of the last minute's commands failed",
-            "runs": f"{stuck} runs could not be stopped",
-            "accepting": "the server is draining",
-        }
-        checks = {name: {"status": "ok" if well else "failing"} for name, well in found.items()}
-        return checks, [texts[name] for name, well in found.items() if not well], dead
 
     async def ready(self, head: Head, body: bytes) -> Reply:
         """Answer 200 when traffic may come, 503 when it should go elsewhere."""
