@@ -12,7 +12,7 @@ import pytest
 
 from tests.agents.test_processes import alive, signed_in
 from tests.kit import connect, http
-from tests.load.process import eventually, serving
+from tests.load.process import AGENTS, eventually, serving
 
 #: An agent whose child leaves a grandchild in a session of its own; both sign in.
 AGENT = """
@@ -59,9 +59,20 @@ async def test_processes_of_lost_runs_go_before_their_end_is_told(tmp_path: Path
         assert "killed 2 processes of runs that were lost" in server.log()
 
 
+#: Appended to the agents of a server: it has less patience with its store.
+HASTY = """
+import netra_ws.history.stores.sqlite
+import netra_ws.server
+
+netra_ws.server.FLUSH_S = netra_ws.server.LAST_FLUSH_S = 0.3
+netra_ws.history.stores.sqlite._BUSY_TIMEOUT_MS = 200
+"""
+
+
 async def test_a_drain_that_could_not_keep_the_last_events_says_so(tmp_path: Path) -> None:
     """A server whose store does not take the last events of a drain ends with status 1 and one clear line."""
-    async with serving(tmp_path, {"TIMING_DRAIN_S": 0.1, "TIMING_FINALISE_S": 0.2}) as server:
+    settings = {"TIMING_DRAIN_S": 0.1, "TIMING_FINALISE_S": 0.2}
+    async with serving(tmp_path, settings, agents=AGENTS + HASTY) as server:
         async with connect(server) as client:  # type: ignore[arg-type]
             await client.send("chat", content="x", agent="forever")
             await client.until("agent_message")
