@@ -161,6 +161,20 @@ class MemoryServer:
             self.server.streams.release(stream)
         return [read_server(row.payload) for row in rows]
 
+    async def caught_up(self, session: Session, within_s: float = 120.0) -> None:
+        """Wait until *session* has heard everything that its user's log holds by then, whatever its link does.
+
+        Raises:
+            trio.TooSlowError: It has not within that time.
+        """
+        stream = await self.server.streams.open(session.welcome.user_id)
+        try:
+            with trio.fail_after(within_s):
+                while stream.visible > (session.position.seq if session.position else 0):  # noqa: ASYNC110
+                    await trio.sleep(0.01)
+        finally:
+            self.server.streams.release(stream)
+
     def start_of(self, session: Session) -> Position:
         """Return the position before the first event of a session's user, to hear everything once more."""
         return Position(epoch=session.welcome.stream.epoch, seq=0)

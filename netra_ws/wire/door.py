@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
+import re
 import secrets
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -46,6 +47,9 @@ TURNED_AWAY_S = 0.25
 #: Seconds for a client to take its HTTP answer and go.
 GOODBYE_S = 1.0
 _OUT_OF_ROOM = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
+
+#: A position in an address; its seq may be larger than any that JSON can say, then it is the largest.
+RESUME = re.compile(r"[^:]{1,64}:[0-9]{1,19}")
 
 Page = Callable[[Head, bytes], Awaitable[Reply]]
 Admit = Callable[[Head], Awaitable[Identity]]
@@ -234,9 +238,9 @@ class Door:
 def _read_resume(value: str | None) -> tuple[str, int] | None:
     if value is None:
         return None
-    epoch, colon, seq = value.rpartition(":")
-    if not (colon and epoch and len(epoch) <= 64 and seq.isascii() and seq.isdigit() and len(seq) <= 19):
+    if not RESUME.fullmatch(value):
         raise Refused(400, "BAD_REQUEST", "resume is not <epoch>:<seq>.")
+    epoch, _, seq = value.partition(":")
     return epoch, min(int(seq), MAX_SEQ)
 
 

@@ -157,6 +157,21 @@ async def test_a_fixture_may_hold_it(served: MemoryServer) -> None:
     await served.settled()
 
 
+async def test_a_second_session_can_be_waited_for(autojump_clock: MockClock) -> None:
+    """A session on a stalled link is waited for until it has heard what the log holds, and not without end."""
+    async with (
+        open_test_server({"talker": talker}) as server,
+        server.connect("alice") as one,
+        server.connect("alice", link="slow") as other,
+    ):
+        server.link("slow").stall(30.0)
+        await (await one.start("go")).result()
+        with pytest.raises(trio.TooSlowError):
+            await server.caught_up(other, within_s=1.0)
+        await server.caught_up(other)
+        assert other.position == one.position
+
+
 # Leaks.
 
 

@@ -122,7 +122,7 @@ async def test_another_method_is_405(server: StartServer) -> None:
 
 
 @pytest.mark.parametrize(
-    "resume", ["", "x", "x:", ":5", "x:-1", "x:1.5", "x:%d9%a3", "x:1e3", "e" * 65 + ":1", "a:" + "9" * 20]
+    "resume", ["", "x", "x:", ":5", "x:-1", "x:1.5", "x:%d9%a3", "x:1e3", "e" * 65 + ":1", "a:" + "9" * 20, "a:1:2"]
 )
 async def test_a_malformed_resume_is_400(resume: str, server: StartServer) -> None:
     """A position that cannot be read is refused, not ignored."""
