@@ -16,7 +16,7 @@ import trio.testing
 
 from netra_ws import ConfigError, Identity, Refused, Run, StoreError, Surroundings, open_server
 from netra_ws.access import mint
-from netra_ws.contexts.registry import return_delays_ms
+from netra_ws.contexts.returning import return_delays_ms
 from netra_ws.errors import StoreLeased
 from netra_ws.history.stores.memory import MemoryStore
 from netra_ws.settings import Settings

@@ -20,15 +20,17 @@ from netra_ws.history.ledger import Ledger
 from netra_ws.history.recorder import AWAY_S, Recorder
 from netra_ws.history.streams import Streams
 from netra_ws.identity import Identity
-from netra_ws.measures import Histogram, Recent
+from netra_ws.measures import Recent
 from netra_ws.protocol.closing import CloseCode
 from netra_ws.protocol.events import CancelledBy
 from netra_ws.protocol.replies import ConnectionWarning, Draining
 
 from .connection import Connection
 from .context import UserContext
+from .counts import RegistryStatistics, RunCounts
 from .memory import Memories
 from .policy import ContextPolicy
+from .returning import RETURN_AFTER_S, return_delays_ms, spread_s
 
 logger = logging.getLogger(__name__)
 
@@ -44,12 +46,6 @@ OUTAGE = ConnectionWarning(code="UNAVAILABLE", error="the store does not answer;
 
 #: Users with something alive, as a multiple of ``limits.max_connections``.
 USERS_PER_SEAT = 2
-
-#: Clients that come back per second after a drain: about a third of the handshakes that one core takes.
-RETURNS_PER_S = 500
-#: Seconds over which they are spread, at least and at most, and before which none comes back.
-SPREAD_S = (2.0, 60.0)
-RETURN_AFTER_S = 0.5
 
 Serve = Callable[[UserContext], Awaitable[bool]]
 
@@ -67,51 +63,6 @@ class Owner(Protocol):
             StoreError: The user's stream cannot be read.
         """
         ...
-
-
-@attrs.define
-class RunCounts:
-    """Counts and times of all runs since the start."""
-
-    ended: Counter[tuple[str, str, str]] = attrs.field(factory=Counter)
-    seconds: dict[str, Histogram] = attrs.field(factory=dict)
-    first_event: Histogram = attrs.field(factory=Histogram)
-    cancel: Histogram = attrs.field(factory=Histogram)
-
-    def add(self, run: Run) -> None:
-        """Count a run that has ended."""
-        now = trio.current_time()
-        self.ended[(run.agent_name, run.status, run.cancelled_by or "")] += 1
-        self.seconds.setdefault(run.agent_name, Histogram()).observe(now - run.started_at)
-        if run.first_word_at is not None and run.events > 2:  # else its end was all it said
-            self.first_event.observe(run.first_word_at - run.started_at)
-        if run.cancelled_at is not None:
-            self.cancel.observe(now - run.cancelled_at)
-
-
-_DICE = random.Random()  # noqa: S311  (spreads clients, protects nothing)
-
-
-def spread_s(clients: int) -> float:
-    """Return over how many seconds so many clients are asked to come back."""
-    return min(max(SPREAD_S[0], clients / RETURNS_PER_S), SPREAD_S[1])
-
-
-def return_delays_ms(clients: int, dice: random.Random = _DICE) -> Iterator[int]:
-    """Yield one delay per client: each has its own part of the window, and jitter within it."""
-    part_s = spread_s(clients) / max(1, clients)
-    for number in range(clients):
-        yield round((RETURN_AFTER_S + (number + dice.random()) * part_s) * 1000)
-
-
-@attrs.frozen(kw_only=True)
-class RegistryStatistics:
-    """Numbers of this moment."""
-
-    users: int
-    connections: int
-    runs: int
-    stuck: int
 
 
 @attrs.define(eq=False, repr=False)

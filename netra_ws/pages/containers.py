@@ -430,8 +430,8 @@ CONTAINERS: tuple[Container, ...] = (
         where=(
             "access/admission.py Admission._auth",
             "access/admission.py Admission._origins_refused",
-            "contexts/registry.py RunCounts.ended",
-            "contexts/registry.py RunCounts.seconds",
+            "contexts/counts.py RunCounts.ended",
+            "contexts/counts.py RunCounts.seconds",
             "contexts/registry.py Registry.commands",
             "history/stream.py StreamCounts.events",
             "wire/door.py Door.outcomes",

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import trio
 
-from netra_ws.contexts.registry import RETURNS_PER_S, return_delays_ms
+from netra_ws.contexts.returning import RETURNS_PER_S, return_delays_ms
 from tests.conftest import StartServer
 from tests.kit import CLOSE, Client, Frame, connect, http, raw, token, upgrade
 
