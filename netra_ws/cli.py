@@ -177,14 +177,14 @@ async def _serve(settings: Settings) -> bool:
             if not asked.is_set():  # which may happen during the start
                 _announce(server)
             await asked.wait()
-            clean = await server.drain()
+            await server.drain()
             if server.stuck:
                 # A thread that cannot be stopped would keep the interpreter waiting for ever.
                 _complain("stuck: a run did not stop; its closing events are written, the process ends")
                 _exit_now(1)
-    if not clean:
+    if not server.kept:
         _complain("the store did not take the last events; the next start closes what is open")
-    return clean
+    return server.kept
 
 
 def _exit_now(status: int) -> None:

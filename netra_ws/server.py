@@ -84,6 +84,7 @@ class Server:
     Attributes:
         settings: What it was started with.
         port: The port it listens on, also when the settings said 0; 0 when it does not listen.
+        kept: Whether the store took everything up to the last event; known when the server has ended.
     """
 
     settings: Settings
@@ -95,7 +96,7 @@ class Server:
     door: Door
     port: int = 0
     _drained: bool = False
-    _kept: bool = True
+    kept: bool = True
 
     def __repr__(self) -> str:
         return f"<Server {self.url}>"
@@ -148,14 +149,12 @@ class Server:
             await self.registry.drain(timing.drain_s if patience_s is None else patience_s, timing.finalise_s)
             with trio.move_on_after(FLUSH_S) as scope:
                 await self.recorder.flush()
-            self._kept = not scope.cancelled_caught
-            if not self._kept:
-                logger.error("the store did not take the last events; the next start closes what is open")
+            self.kept = not scope.cancelled_caught
             await self.registry.shut_connections(SHUT_S)
             if not self._drained:
                 logger.info("drained after=%.1fs", trio.current_time() - began)
             self._drained = True
-        return self._kept and not self.stuck
+        return self.kept and not self.stuck
 
     @property
     def stuck(self) -> int:
@@ -317,8 +316,11 @@ async def _rooms(
                     if not await registry.close_all("shutdown", settings.timing.finalise_s + 1.0):
                         logger.error("runs are stuck; the server's task cannot end before they do")
                     nursery.cancel_scope.cancel()
-            with trio.move_on_after(LAST_FLUSH_S):  # what came behind the drain's own flush
+            with trio.move_on_after(LAST_FLUSH_S) as scope:  # what came behind the drain's own flush
                 await recorder.flush()
+            server.kept = not scope.cancelled_caught
+            if not server.kept:
+                logger.error("the store did not take the last events; the next start closes what is open")
             below.cancel_scope.cancel()
 
 

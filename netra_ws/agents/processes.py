@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -70,12 +70,7 @@ class Processes:
 
     def kill(self) -> set[int]:
         """Kill every group that is still there and return their numbers, at once."""
-        leaders = {process.pid: process.returncode is not None for process in self._started}
-        if _SHOWN and any(leaders.values()):
-            # The number of a leader that was reaped may be somebody else's by now; the mark is ours.
-            for pid in _living((), self._mark):
-                _kill(pid)
-        return {pid for pid, reaped in leaders.items() if not (reaped and _SHOWN) and _kill_group(pid)}
+        return {process.pid for process in self._started if _is_ours(process) and _kill_group(process.pid)}
 
     async def end(self) -> None:
         """Kill everything that was started and all that came of it, and wait until it is gone.
@@ -90,6 +85,12 @@ class Processes:
                 _kill(pid)
             await trio.sleep(LOOK_EVERY_S)
         self._started.clear()
+
+
+def _is_ours(process: trio.Process) -> bool:
+    # A leader's number is given to nobody else while its group has members: if it was reaped and there is
+    # a process of that number again, the group has gone, and that one is somebody else's.
+    return process.returncode is None or not Path(f"/proc/{process.pid}").exists()
 
 
 def _kill_group(group: int) -> bool:
@@ -150,29 +151,43 @@ async def end_lost(run_ids: Iterable[str]) -> int:
     """Kill what is left of runs that were lost with their server; return how many processes that were.
 
     A process is known by the mark that it inherited, of a run among *run_ids* and of a server that is
-    not there any more. Only where the system shows it. Takes ``LOST_S`` seconds at most.
+    not there any more. This process and those that it comes from are spared: a run may have started its
+    own server anew. Only where the system shows it. Takes ``LOST_S`` seconds at most.
     """
-    lost, ended = set(run_ids), 0
+    lost, ended = set(run_ids), set[int]()
     with trio.move_on_after(LOST_S):
         while lost and (left := await trio.to_thread.run_sync(_of_lost, lost, limiter=_LOOKERS)):
             for pid in left:
                 _kill(pid)
-            ended += len(left)
+            ended.update(left)
             await trio.sleep(LOOK_EVERY_S)
-    return ended
+    return len(ended)
 
 
 def _of_lost(run_ids: set[str]) -> list[int]:
     """Return the processes that bear the mark of one of these runs and of a server that has gone; blocks."""
-    found = []
-    for entry in os.listdir("/proc") if _SHOWN else ():  # noqa: PTH208
-        mark = _mark_of(entry) if entry.isdigit() else None
+    if not _SHOWN:
+        return []
+    found, spared = [], set(_ancestry())
+    for entry in os.listdir("/proc"):  # noqa: PTH208
+        mark = _mark_of(entry) if entry.isdigit() and int(entry) not in spared else None
         if mark is None:
             continue
         server, _, run_id = mark.split(".", 2)
         if run_id in run_ids and server.isdigit() and not Path(f"/proc/{server}").exists():
             found.append(int(entry))
     return found
+
+
+def _ancestry() -> Iterator[int]:
+    """Yield this process and those that it comes from."""
+    pid = os.getpid()
+    while pid:
+        yield pid
+        try:
+            pid = int(_fields(str(pid))[1])
+        except OSError:  # it has just ended
+            return
 
 
 def _mark_of(entry: str) -> str | None:

@@ -147,14 +147,25 @@ class Connection:
         """Close a client that does not keep pace (``wire.stream.Source``); it goes on from its position."""
         self.shut(CloseCode.SLOW_CONSUMER, "too slow: more is said than is read")
 
-    def tell(self, reply: Reply, incoming: Incoming | None = None, barrier: int = 0) -> None:
-        """Queue a control frame; with *barrier* it follows the event of that seq."""
+    def tell(
+        self,
+        reply: Reply,
+        incoming: Incoming | None = None,
+        barrier: int = 0,
+        told: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Queue a control frame; with *barrier* it follows the event of that seq. *told* is called when it goes."""
         if self.closing:
             return
+
+        def make() -> bytes | None:
+            told()
+            return encode_reply(reply, self.clock(), incoming)
+
         if barrier > self.cursor.seq:
-            self.hold(barrier, lambda: encode_reply(reply, self.clock(), incoming), incoming)
+            self.hold(barrier, make, incoming)
             return
-        frame = encode_reply(reply, self.clock(), incoming)
+        frame = make()
         if frame is not None:
             self._push(frame)
         self.wire.wake()
@@ -178,6 +189,7 @@ class Connection:
                 self.tell(NOT_KEPT, held.answers)
             else:
                 self._held.append(held)
+        self._make_room()
         return given_up
 
     def _push(self, frame: bytes) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import secrets
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import TypeVar
 
 import attrs
@@ -237,8 +238,9 @@ class Turn:
         code = reply.code if isinstance(reply, Error) else "ok"
         if isinstance(reply, Error):
             self.connection.traffic.errors += 1
-        self.count(self.incoming.type_name, code)
-        self.connection.tell(reply, self.incoming, answer.barrier)
+        # Counted when it goes: while it waits for its event, another answer may be given in its place.
+        told = partial(self.count, self.incoming.type_name, code)
+        self.connection.tell(reply, self.incoming, answer.barrier, told)
 
 
 async def dispatch(context: UserContext, connection: Connection, count: Callable[[str, str], None]) -> None:

@@ -39,7 +39,7 @@ class Remembered:
     Attributes:
         digest: Of the command's body, to tell a repeat from another command under the same id.
         expires_at: When it is forgotten; never while the command is being carried out.
-        reply: The answer; None while the command is being carried out, or after a retryable error.
+        reply: The answer; None while the command is being carried out, or when there will be none.
         barrier: The seq that has to be passed before the answer is given.
         done: Set when there is an answer, or will be none.
     """

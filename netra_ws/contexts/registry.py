@@ -293,7 +293,7 @@ class Registry:
 
     def attached(self, connection: Connection) -> None:
         """Tell a connection that comes during an outage or a drain what all others were told."""
-        if self._outage_told:
+        if self._outage_told and self.recorder.stalled_s >= AWAY_S:
             connection.tell(OUTAGE)
         if self.draining:
             delay_s = RETURN_AFTER_S + self.dice.uniform(0.0, spread_s(self.seats))

@@ -11,6 +11,7 @@ import pytest
 import trio
 
 from netra_ws import ClientError, Run
+from netra_ws.agents.processes import Processes
 from netra_ws.testing import check_run, open_session
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
@@ -147,3 +148,41 @@ async def test_the_environment_of_a_process_is_as_asked() -> None:
     async with open_session({"agent": agent}) as (_, session):
         result = await (await session.start("x", agent="agent")).result()
         assert result.final_response == [os.environ.get("HOME", "None"), "None", "yes"]
+
+
+async def test_what_a_leader_that_has_gone_left_in_its_group() -> None:
+    """A grandchild goes with its group also when its leader was waited for and its environment is empty."""
+    processes = Processes("run")
+    command = ["/bin/sh", "-c", "env -i sleep 600 & echo $!; exit 0"]
+    leader = await processes.start(command, stdout=subprocess.PIPE)
+    assert leader.stdout is not None
+    grandchild = int(await leader.stdout.receive_some())
+    await leader.wait()
+    assert Path(f"/proc/{grandchild}").exists()
+    await processes.end()
+    with trio.fail_after(5):
+        while Path(f"/proc/{grandchild}").exists() and "Z" not in state_of(grandchild):
+            await trio.sleep(0.01)
+
+
+def state_of(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return "Z"
+
+
+def test_a_start_does_not_end_itself() -> None:
+    """A server that was started by a process of a lost run spares itself when it ends what is left of that run."""
+    program = "import trio; from netra_ws.agents.processes import end_lost; print(trio.run(end_lost, ['run_lost']))"
+    gone = subprocess.Popen(["/bin/true"])
+    gone.wait()
+    mark = {**os.environ, "NETRA_WS_RUN": f"{gone.pid}.1.run_lost"}
+    other = subprocess.Popen(["/bin/sleep", "600"], env=mark)
+    try:
+        done = subprocess.run([sys.executable, "-c", program], env=mark, capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stdout.strip()) == (0, "1"), done.stderr
+        assert other.wait(5) == -9
+    finally:
+        other.kill()
+        other.wait()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -325,7 +326,7 @@ async def test_measuring_a_user_keeps_nobody_alive(server: StartServer) -> None:
         await client.send("disconnect")
         await client.receive_close()
         with trio.fail_after(5):
-            while running.registry.statistics().users:
+            while list(running.registry):
                 await trio.sleep(0.01)
         assert running.registry.runs.ended == {("agent", "cancelled", "disconnect"): 1}
     store.go_on.set()
@@ -387,3 +388,22 @@ async def test_a_run_that_is_still_leaving_is_no_outage(server: StartServer, soo
     async with connect(running) as client:
         answer = await client.ask("chat", id="second", content="x", agent="echo", thread_id="t")
         assert answer["type"] == "ack", answer
+
+
+async def test_notifications_that_are_given_up_make_room(server: StartServer, soon_away: None) -> None:
+    """A client that sent more notifications than may wait is heard again after an outage, whatever became of them."""
+    store = FaultyStore()
+    running = await server(store=store, timing__finalise_s=0.3, limits__messages_per_minute=10_000)
+    async with connect(running) as client:
+        await client.ask("create_thread", thread_id="t")
+        store.turn(Health.HANGING)
+        rename = {"jsonrpc": "2.0", "method": "rename_thread", "params": {"thread_id": "t", "title": "new"}}
+        for _ in range(300):
+            await client.say(json.dumps(rename))
+        await client.until("connection_warning")
+        await trio.sleep(0.6)
+        assert (await client.ask("ping"))["type"] == "pong"
+        store.turn(Health.WELL)
+        assert (await client.ask("ping"))["type"] == "pong"
+    answered = {code: count for (name, code), count in running.registry.commands.items() if name == "rename_thread"}
+    assert sum(answered.values()) == 300, answered
