@@ -107,7 +107,8 @@ async def test_a_hostile_head_gets_its_answer(name: str, server: StartServer, un
             assert await client.read_rest()
 
 
-@pytest.mark.parametrize("size", [0, 1, 10, 60, len(GOOD) - 1])
+# The last size in words: a token differs in length from second to second, and workers must collect the same tests.
+@pytest.mark.parametrize("size", [0, 1, 10, 60, pytest.param(len(GOOD) - 1, id="all but one")])
 @pytest.mark.parametrize("ending", ["end", "reset"])
 async def test_half_a_head(size: int, ending: str, server: StartServer, unharmed: Unharmed) -> None:
     """A client that breaks off in its head is forgotten at once, however it goes."""
