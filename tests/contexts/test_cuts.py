@@ -18,7 +18,7 @@ from netra_ws.server import Server
 
 from ..conftest import StartServer
 from ..kit import Client, Ended, connect, holdings, settles
-from .test_resume import texts
+from .test_resume import many, texts
 
 
 async def storyteller(run: Run) -> str:
@@ -193,11 +193,6 @@ async def test_breaks_at_random_bytes_while_it_is_told(
 
 async def test_a_long_replay_holds_up_nobody(server: StartServer) -> None:
     """While one client replays ten thousand events others are answered; broken off in between, it leaves nothing."""
-
-    async def many(run: Run) -> None:
-        for number in range(5000):
-            async with run.tool("n", number=number):
-                pass
 
     running = await server(agents={"many": many}, history__ring_events=100)
     async with connect(running) as client:

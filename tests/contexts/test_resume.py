@@ -24,6 +24,13 @@ async def storyteller(run: Run) -> str:
     return run.said
 
 
+async def many(run: Run) -> None:
+    """Make ten thousand durable events."""
+    for number in range(5000):
+        async with run.tool("n", number=number):
+            pass
+
+
 def texts(events: list[dict[str, Any]]) -> dict[str, str]:
     """Rebuild the messages as a client does: append on delta, replace on full."""
     said: dict[str, str] = {}
@@ -164,11 +171,6 @@ async def test_history_names_the_position_it_stands_for(server: StartServer) -> 
 
 async def test_far_behind(server: StartServer) -> None:
     """A client 10,000 events behind, of which few are in memory, gets every durable event, in order."""
-
-    async def many(run: Run) -> None:
-        for number in range(5000):
-            async with run.tool("n", number=number):
-                pass
 
     running = await server(agents={"many": many}, history__ring_events=100)
     async with connect(running) as client:
