@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import attrs
 import trio
 
-from netra_ws.access import AddressTable, Admission, OriginPolicy, Verifier
+from netra_ws.access import AddressTable, Admission, OriginPolicy, Revocations, Verifier, issued_at
 from netra_ws.agents.agent import Agent, collect_agents
 from netra_ws.agents.builtin.assistant import make_assistant
 from netra_ws.agents.builtin.echo import echo
@@ -21,9 +23,12 @@ from netra_ws.settings import Settings, development_secret
 from netra_ws.version import __version__
 from netra_ws.wire.door import SOCKET_PATHS, Admit
 from netra_ws.wire.head import Head
-from netra_ws.wire.pump import PROTOCOL
+from netra_ws.wire.pump import PROTOCOL, Identify
 
 Authenticate = Callable[[Head], Awaitable[Identity]]
+
+#: What can stand in an ``Authorization`` header.
+_TOKEN = re.compile(r"[\x21-\x7e]+")
 
 #: Worker threads for blocking code of all runs.
 RUN_THREADS = 40
@@ -91,7 +96,7 @@ def secret_of(settings: Settings) -> str:
     return development_secret()
 
 
-def make_admission(settings: Settings) -> Admission:
+def make_admission(settings: Settings, revocations: Revocations) -> Admission:
     """Return the lock of the door.
 
     Raises:
@@ -107,6 +112,7 @@ def make_admission(settings: Settings) -> Admission:
             limits.failed_connects_per_minute_per_address,
         ),
         auth.query_token,
+        revocations,
     )
 
 
@@ -127,12 +133,36 @@ def make_admit(
             return admission.admit(head, now, head.peer)
         admission.screen(head, now, head.peer)
         try:
-            return await authenticate(head)
+            identity = await authenticate(head)
+            # What tells nothing of its issue was made by this rule just now; kicked users are its business.
+            admission.revocations.check(identity, now, issued_at(identity) or math.inf)
         except Refused:
             admission.addresses.failed(head.peer, now)
             raise
+        return identity
 
     return admit
+
+
+def make_identify(admission: Admission, authenticate: Authenticate | None, clock: Callable[[], float]) -> Identify:
+    """Return what says who a new token of a connected client stands for.
+
+    It is judged as if it had come in the ``Authorization`` header of the client's upgrade; so is it by a program
+    that authenticates in its own way.
+    """
+
+    async def identify(head: Head, token: str) -> Identity:
+        if not _TOKEN.fullmatch(token):  # else the next carrier would be looked at: that of the old token
+            raise Refused(401, "TOKEN_INVALID", "The token is not valid: it has characters that no token has.")
+        others = [(name, value) for name, value in head.headers if name != b"authorization"]
+        head = attrs.evolve(head, headers=[(b"authorization", b"Bearer " + token.encode()), *others], query={})
+        if authenticate is None:
+            return admission.identify(head, clock(), head.peer)
+        identity = await authenticate(head)
+        admission.revocations.check(identity, clock(), issued_at(identity) or math.inf)
+        return identity
+
+    return identify
 
 
 def public_config(settings: Settings, policy: ContextPolicy) -> dict[str, Any]:

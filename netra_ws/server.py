@@ -18,7 +18,7 @@ from typing import Any
 import attrs
 import trio
 
-from netra_ws.access import Admission
+from netra_ws.access import Admission, Revocations
 from netra_ws.agents.agent import Agent
 from netra_ws.agents.processes import end_lost
 from netra_ws.agents.watchdog import Watchdog
@@ -34,7 +34,7 @@ from netra_ws.history.stores.contract import Store
 from netra_ws.history.streams import Streams
 from netra_ws.identity import Identity
 from netra_ws.measures import Histogram
-from netra_ws.policies import Authenticate, context_policy, make_admission, make_admit, public_config
+from netra_ws.policies import Authenticate, context_policy, make_admission, make_admit, make_identify, public_config
 from netra_ws.settings import Settings, problems
 from netra_ws.version import __version__
 from netra_ws.wire.door import Door, Page
@@ -269,18 +269,20 @@ async def _rooms(
     """Open the rooms from the bottom up."""
     # Everything that may be wrong with the settings is found before anything is opened.
     policy = context_policy(settings, agents)
-    admission = make_admission(settings)
+    revocations = Revocations()
+    admission = make_admission(settings, revocations)
     store = world.store
     if store is None:
         store = make_store(settings.store.url, durability=_durability(settings))
     commit, watchdog, clock = Histogram(), Watchdog(), world.clock
     recorder = Recorder(store, settings.history.retention_days * DAY_S, clock=clock, on_commit=commit.observe)
     streams = Streams(store, recorder, clock, settings.history.ring_events, settings.history.ring_bytes)
-    registry = Registry(policy, streams, Ledger(store), recorder, dice=world.dice)
+    registry = Registry(policy, streams, Ledger(store), recorder, dice=world.dice, revocations=revocations)
     quota = Quota(settings.limits.max_stored_bytes_per_user, registry, store)
     recorder.on_kept = quota.note
     heartbeat = Heartbeat(policy.heartbeat_interval_s, policy.pong_timeout_s, policy.expiry_grace_s)
-    wiring = Wiring(store, Flusher(), heartbeat, settings.timing.handshake_s, registry.count, clock)
+    identify = make_identify(admission, authenticate, clock)
+    wiring = Wiring(store, Flusher(), heartbeat, settings.timing.handshake_s, registry.count, identify, clock)
     pages: dict[str, Page] = {}
     high = settings.limits.memory_high_mb
     admit = make_admit(admission, authenticate, clock, None if high is None else high * 2**20)
@@ -302,6 +304,7 @@ async def _rooms(
             if ended := await end_lost(lost):
                 logger.warning("killed %d processes of runs that were lost when the server last stopped", ended)
             await close_lost_runs(store, streams, recorder)
+            await registry.remember_revocations()
             async with trio.open_nursery() as nursery:
                 watching = [watchdog.run] if world.watches else []
                 for task in (wiring.flusher.run, heartbeat.run, registry.watch_outages, *watching):
@@ -340,6 +343,7 @@ def _pages(server: Server, admission: Admission, commit: Histogram, watchdog: Wa
     from netra_ws.pages.assets import load_assets
     from netra_ws.pages.bounds import Bounds
     from netra_ws.pages.health import Health
+    from netra_ws.pages.kick import KickPage
     from netra_ws.pages.metrics import Metrics
     from netra_ws.pages.sources import Sources
     from netra_ws.pages.stats import Stats
@@ -373,6 +377,7 @@ def _pages(server: Server, admission: Admission, commit: Histogram, watchdog: Wa
         "/ws/config": stats.config,
         "/ws/stats": stats.stats,
         "/ws/bounds": Bounds(sources).page,
+        "/ws/kick": KickPage(sources).page,
         "/metrics": Metrics(sources).page,
         **{path: asset.page for path, asset in load_assets(console=settings.server.console).items()},
     }

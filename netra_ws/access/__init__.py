@@ -9,6 +9,9 @@ from .limits import RateLimit as RateLimit
 from .limits import ping_budget as ping_budget
 from .origins import OriginFault as OriginFault
 from .origins import OriginPolicy as OriginPolicy
+from .revocations import Revocation as Revocation
+from .revocations import Revocations as Revocations
+from .revocations import issued_at as issued_at
 from .tokens import Verifier as Verifier
 from .tokens import choose_subprotocol as choose_subprotocol
 from .tokens import find_token as find_token
@@ -24,11 +27,14 @@ __all__ = [
     "OriginFault",
     "OriginPolicy",
     "RateLimit",
+    "Revocation",
+    "Revocations",
     "Statistics",
     "Verifier",
     "choose_subprotocol",
     "find_token",
     "is_older_client",
+    "issued_at",
     "mint",
     "offered_subprotocols",
     "ping_budget",

@@ -14,6 +14,7 @@ from netra_ws.identity import Identity
 
 from .limits import AddressTable
 from .origins import OriginFault, OriginPolicy
+from .revocations import Revocations, issued_at
 from .tokens import Verifier, find_token
 
 
@@ -36,7 +37,7 @@ class Statistics:
     """Decisions since the start.
 
     Attributes:
-        auth: Count by outcome: ``ok``, ``missing``, ``expired``, ``invalid``.
+        auth: Count by outcome: ``ok``, ``missing``, ``expired``, ``invalid``, ``revoked``.
         origins_refused: Count by the words of ``OriginFault``.
         rate_limited: Attempts refused by the budgets of their address.
         addresses_tracked: Addresses remembered now.
@@ -57,12 +58,14 @@ class Admission:
         origins: Rule for origins.
         addresses: Budgets by client address; failed attempts are counted there.
         allow_query: Whether ``?token=`` is a carrier.
+        revocations: What is no longer good, though its signature and its time are.
     """
 
     verifier: Verifier
     origins: OriginPolicy
     addresses: AddressTable
     allow_query: bool = False
+    revocations: Revocations = attrs.field(factory=Revocations)
     _auth: Counter[str] = attrs.field(init=False, factory=Counter, repr=False)
     _origins_refused: Counter[str] = attrs.field(init=False, factory=Counter, repr=False)
     _rate_limited: int = attrs.field(init=False, default=0, repr=False)
@@ -102,10 +105,11 @@ class Admission:
         """Do the part of ``admit`` that is about the token, for HTTP requests that need one.
 
         Raises:
-            Refused: 401 ``TOKEN_MISSING``, ``TOKEN_EXPIRED`` or ``TOKEN_INVALID``.
+            Refused: 401 ``TOKEN_MISSING``, ``TOKEN_EXPIRED``, ``TOKEN_INVALID`` or ``TOKEN_REVOKED``.
         """
         try:
             identity = self.verifier.verify(find_token(head.headers, head.query, self.allow_query), now)
+            self.revocations.check(identity, now, issued_at(identity))
         except Refused as refused:
             self._auth[refused.code.removeprefix("TOKEN_").lower()] += 1
             self.addresses.failed(peer, now)
@@ -115,6 +119,6 @@ class Admission:
 
     def statistics(self) -> Statistics:
         """Return the counts; every known outcome is there, if only with 0."""
-        auth = {outcome: self._auth[outcome] for outcome in ("ok", "missing", "expired", "invalid")}
+        auth = {outcome: self._auth[outcome] for outcome in ("ok", "missing", "expired", "invalid", "revoked")}
         refused = {fault.value: self._origins_refused[fault.value] for fault in OriginFault}
         return Statistics(MappingProxyType(auth), MappingProxyType(refused), self._rate_limited, len(self.addresses))

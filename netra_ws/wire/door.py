@@ -38,7 +38,7 @@ logger = logging.getLogger(__name__)
 SOCKET_PATHS = frozenset({"/ws", "/websocket", "/api/v1/websocket"})
 ECHO_PATH = "/ws/echo"
 #: Pages that take a POST, and answer OPTIONS themselves.
-POSTED = frozenset({"/ws/beacon"})
+POSTED = frozenset({"/ws/beacon", "/ws/kick"})
 #: Seconds of waiting when no descriptor is left, and between two lines of the log about it.
 BACKOFF_S = 0.1
 TELL_EVERY_S = 10.0
@@ -217,6 +217,7 @@ class Door:
     async def _seat(self, request: Request, head: Head) -> None:
         check_upgrade(head)
         head = attrs.evolve(head, rest=request.rest())
+        at = self.wiring.clock()
         identity = await self.admit(head)
         offered = offered_subprotocols(head.headers)
         admitted = Admitted(
@@ -227,6 +228,7 @@ class Door:
             thread_id=_read_thread(head.query.get("thread_id")),
             older=is_older_client(offered),
             echo=head.path == ECHO_PATH,
+            at=at,
         )
         try:
             await self.owner.seat(identity, partial(serve_socket, self.wiring, admitted, request.stream))

@@ -98,7 +98,7 @@ def test_statistics() -> None:
     refusal(admission, RequestHead([(b"origin", b"null")]))
     refusal(admission, RequestHead([BEARER]))
     statistics = admission.statistics()
-    assert statistics.auth == {"ok": 1, "missing": 1, "expired": 1, "invalid": 1}
+    assert statistics.auth == {"ok": 1, "missing": 1, "expired": 1, "invalid": 1, "revoked": 0}
     assert statistics.origins_refused == {"missing": 0, "several": 0, "opaque": 1, "malformed": 0, "not_allowed": 1}
     assert statistics.rate_limited == 1
     assert statistics.addresses_tracked == 1

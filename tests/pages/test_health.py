@@ -224,5 +224,5 @@ async def test_every_page_answers_while_the_store_hangs(server: StartServer, mon
     store.turn(Health.HANGING)
     with trio.fail_after(5):
         for path in running.door.pages:
-            assert (await http(running, path)).status in (200, 503)
+            assert (await http(running, path)).status in (200, 405, 503), path
     store.turn(Health.WELL)

@@ -30,7 +30,7 @@ async def test_everybody_sees_counts_and_nobody_sees_names(server: StartServer) 
         assert stats["messages_in"] == 2
         assert stats["messages_out"] == 3
         assert stats["errors"] == {"UNKNOWN_TYPE": 1}
-        assert stats["auth"] == {"ok": 1, "missing": 0, "expired": 0, "invalid": 0}
+        assert stats["auth"] == {"ok": 1, "missing": 0, "expired": 0, "invalid": 0, "revoked": 0}
         assert stats["connections_total"] == {"accepted": 1}
         assert "by_user" not in stats
         assert "special" not in str(stats)
