@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import trio
 
+import netra_ws
 from netra_ws import Identity, Refused, Run
 from netra_ws.access import mint
 from netra_ws.wire.head import Head
@@ -153,6 +154,23 @@ async def test_a_longer_token_is_warned_of_anew(server: StartServer) -> None:
         await client.send("refresh_auth", token=token(expires_s=50))
         second = (await client.until("auth_expiring"))[-1]
         assert second["expires_at"] > first["expires_at"] + 10
+
+
+async def test_a_session_outlives_its_tokens(server: StartServer) -> None:
+    """A client whose token is a function stays on one connection for longer than any of its tokens lives."""
+    running = await server(auth__expiry_grace_s=0.1, auth__leeway_s=0.0)
+    states: list[str] = []
+    made: list[float] = []
+
+    def fresh() -> str:
+        made.append(time.time())
+        return token(expires_s=1.0)
+
+    async with netra_ws.connect(running.url, fresh, on_state=lambda change: states.append(change.state.value)) as me:
+        await trio.sleep(2.5)
+        await me.threads()
+        assert states.count("open") == 1
+        assert 3 <= len(made) <= 12
 
 
 async def test_the_rule_of_a_program_is_asked(server: StartServer) -> None:
