@@ -84,7 +84,8 @@ async def test_without_read_nothing_more_is_shown(server: StartServer) -> None:
     async with connect(running) as tab, connect(running) as client:
         await client.ask("refresh_auth", id="less", token=token(permissions=("chat",)))
         await tab.ask("create_thread", thread_id="unseen")
-        await client.ask("refresh_auth", id="more", token=token(permissions=("chat", "read")))
+        await client.send("refresh_auth", id="more", token=token(permissions=("chat", "read")))
+        assert (await client.receive())["type"] == "auth_refreshed"
         await tab.ask("create_thread", thread_id="seen")
         event = await client.receive()
         assert (event["type"], event["thread_id"]) == ("thread_created", "seen")
