@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -57,7 +58,8 @@ class Ear:
     async def exchange(self, what: str, data: bytes) -> bytes:
         """Send bytes on a new connection and return all that comes back."""
         async with self.dial(what) as client:
-            await client.send_bytes(data)
             assert isinstance(client.stream, _Heard)
-            await client.stream.inner.send_eof()
+            with contextlib.suppress(trio.BrokenResourceError):  # it may be refused before it was all said
+                await client.send_bytes(data)
+                await client.stream.inner.send_eof()
             return await client.read_rest()
