@@ -13,12 +13,13 @@ import random
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import attrs
 import trio
 
-from netra_ws.access import Admission
+from netra_ws.access import LOOPBACK, Admission, Proxies
 from netra_ws.agents.agent import Agent
 from netra_ws.agents.processes import end_lost
 from netra_ws.agents.watchdog import Watchdog
@@ -37,9 +38,11 @@ from netra_ws.measures import Histogram
 from netra_ws.policies import Authenticate, context_policy, make_admission, make_admit, public_config
 from netra_ws.settings import Settings, problems
 from netra_ws.version import __version__
+from netra_ws.wire.certificates import Certificates
 from netra_ws.wire.door import Door, Page
 from netra_ws.wire.flusher import Flusher
 from netra_ws.wire.heartbeat import Heartbeat
+from netra_ws.wire.protection import STRICT_S
 from netra_ws.wire.pump import CLOSE_S, Wiring
 
 logger = logging.getLogger(__name__)
@@ -105,7 +108,16 @@ class Server:
     def url(self) -> str:
         """Where it is, such as ``http://127.0.0.1:8000``."""
         host = self.settings.server.host
-        return f"http://{f'[{host}]' if ':' in host else host}:{self.port}"
+        scheme = "http" if self.door.certificates is None else "https"
+        return f"{scheme}://{f'[{host}]' if ':' in host else host}:{self.port}"
+
+    def reload_certificates(self) -> bool:
+        """Read ``server.tls_cert`` and ``tls_key`` again, for the handshakes to come; connections stay.
+
+        Returns:
+            Whether they are in use now; if not, the log says why, and the ones before stay. Without TLS: False.
+        """
+        return self.door.certificates is not None and self.door.certificates.reload()
 
     @asynccontextmanager
     async def context_for(self, identity: Identity) -> AsyncIterator[UserSession]:
@@ -270,6 +282,7 @@ async def _rooms(
     # Everything that may be wrong with the settings is found before anything is opened.
     policy = context_policy(settings, agents)
     admission = make_admission(settings)
+    certificates = _certificates(settings) if world.listens else None
     store = world.store
     if store is None:
         store = make_store(settings.store.url, durability=_durability(settings))
@@ -284,7 +297,17 @@ async def _rooms(
     pages: dict[str, Page] = {}
     high = settings.limits.memory_high_mb
     admit = make_admit(admission, authenticate, clock, None if high is None else high * 2**20)
-    door = Door(wiring, registry, admit, pages, settings.timing.handshake_s, settings.environment == "testing")
+    door = Door(
+        wiring=wiring,
+        owner=registry,
+        admit=admit,
+        pages=pages,
+        handshake_s=settings.timing.handshake_s,
+        echo=settings.environment == "testing",
+        proxies=_proxies(settings),
+        certificates=certificates,
+        strict_s=STRICT_S if settings.environment == "production" else 0,
+    )
     server = Server(settings, registry, streams, recorder, store, wiring, door)
     pages |= _pages(server, admission, commit, watchdog)
 
@@ -322,6 +345,21 @@ async def _rooms(
             if not server.kept:
                 logger.error("the store did not take the last events; the next start closes what is open")
             below.cancel_scope.cancel()
+
+
+def _certificates(settings: Settings) -> Certificates | None:
+    chain, key = settings.server.tls_cert, settings.server.tls_key
+    if chain is None or key is None:
+        return None
+    certificates = Certificates(Path(chain), Path(key))
+    certificates.warn()
+    return certificates
+
+
+def _proxies(settings: Settings) -> Proxies:
+    if not settings.server.behind_proxy:
+        return Proxies()
+    return Proxies(settings.server.trusted_proxies or LOOPBACK)
 
 
 async def _listen(settings: Settings) -> Sequence[trio.SocketListener]:
