@@ -532,9 +532,15 @@ class Session:
             return await self._policy.open_stream(address.host, address.port, context)
         if context is None:
             return await trio.open_tcp_stream(address.host, address.port)
-        return await trio.open_ssl_over_tcp_stream(
+        stream = await trio.open_ssl_over_tcp_stream(
             address.host, address.port, ssl_context=context, https_compatible=True
         )
+        try:
+            await stream.do_handshake()  # here, where a certificate that is refused can be told from a lost connection
+        except BaseException:
+            await trio.aclose_forcefully(stream)
+            raise
+        return stream
 
     async def _upgrade(
         self, tap: _Tap, token: str, nursery: trio.Nursery

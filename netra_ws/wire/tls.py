@@ -169,7 +169,9 @@ async def end_and_drain(stream: trio.abc.Stream) -> None:
     """
     with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
         if isinstance(stream, trio.SSLStream):
-            await stream.unwrap()  # a program's own: it says its end, and waits for the client's
+            # A program's own says its end, waits for the client's, and gives up its transport.
+            transport, _ = await stream.unwrap()
+            await trio.aclose_forcefully(transport)
         elif isinstance(stream, trio.abc.HalfCloseableStream):
             await stream.send_eof()
             while await stream.receive_some(64 * 1024):
