@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import ssl
+import subprocess
+import sys
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -19,8 +22,8 @@ from netra_ws.errors import ConfigError
 from netra_ws.server import Server
 from netra_ws.wire.certificates import Certificates
 from tests.conftest import StartServer
-from tests.kit import http, settings
-from tests.load.process import eventually, serving
+from tests.kit import SECRET, http, settings
+from tests.load.process import ROOT, eventually, serving
 from tests.tls import Authority, over_tls, socket_over_tls
 
 
@@ -225,12 +228,6 @@ async def test_a_hangup_without_tls_ends_as_ever(tmp_path: Path) -> None:
 
 async def test_the_chat_talks_to_it(authority: Authority, tmp_path: Path) -> None:
     """The terminal chat goes to https where serve does, and believes SSL_CERT_FILE."""
-    import os
-    import subprocess
-    import sys
-
-    from tests.load.process import ROOT
-
     names = {name.upper().replace(".", "_"): value for name, value in authority.issue().items()}
     authority.ca.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
     async with serving(tmp_path, names) as process:
@@ -242,7 +239,7 @@ async def test_the_chat_talks_to_it(authority: Authority, tmp_path: Path) -> Non
                 **given,
                 "PYTHONPATH": str(ROOT),
                 "NETRA_WS_SERVER_PORT": str(process.port),
-                "NETRA_WS_AUTH_SECRET": "the tests' own secret, 32 bytes or more",
+                "NETRA_WS_AUTH_SECRET": SECRET,
                 "SSL_CERT_FILE": authorities,
             }
             words = [sys.executable, "-m", "netra_ws", "chat", "--agent", "echo", "over TLS"]
