@@ -32,6 +32,8 @@ from netra_ws.signals import on_hangup, until_signals
 if TYPE_CHECKING:
     from netra_ws.server import Server
 
+logger = logging.getLogger(__name__)
+
 #: Seconds that the login URL of a development start is good for.
 LOGIN_S = 12 * 3600.0
 #: ``chat`` makes its own tokens in development, a new one for each connection.
@@ -146,8 +148,6 @@ def _serve_command(args: argparse.Namespace) -> int:
     if found := problems(settings):
         raise ConfigError("\n".join(found))
     set_up_logging(settings.log, sys.stderr)
-    for doubt in warnings(settings):
-        logging.getLogger(__name__).warning("%s", doubt)
     _import_agents(settings)
 
     import trio
@@ -205,8 +205,10 @@ def _exit_now(status: int) -> None:
 
 
 def _announce(server: Server) -> None:
-    lines = [f"Listening on {server.url}"]
     settings = server.settings
+    for doubt in warnings(settings):
+        logger.warning("%s", doubt)
+    lines = [f"Listening on {server.url}"]
     if settings.environment == "development" and settings.server.console:
         token = _mint(settings, _own_name(), None, LOGIN_S)
         lines.append(f"Open {_base_url(settings, server.port)}/#token={token}")
