@@ -344,20 +344,21 @@ def _check_command(args: argparse.Namespace) -> int:
         print(f"{line.name:{widths[0]}}  {line.value_text:{min(widths[1], 40)}}  {line.source}")
     # With the profile of production, but with everything that somebody has set.
     production = _load(args, environment="production").settings
-    stoppers = [*problems(production), *_wrong_values(production)]
+    doubts = warnings(production)
+    stoppers = [*problems(production), *_wrong_values(production, doubts)]
     print()
     print("A production start would be stopped by:" if stoppers else "Nothing stops a production start.")
     for text in stoppers:
         print(f"  {text}")
-    if doubts := warnings(production):
+    if doubts:
         print("Worth a second look in production:")
         for text in doubts:
             print(f"  {text}")
     return 1 if stoppers else 0
 
 
-def _wrong_values(settings: Settings) -> list[str]:
-    """Return what only shows when the values are used, one line each."""
+def _wrong_values(settings: Settings, doubts: list[str]) -> list[str]:
+    """Return what only shows when the values are used, one line each; add to *doubts* what is only doubtful."""
     from netra_ws.access import OriginPolicy, Verifier
     from netra_ws.wire.certificates import Certificates
 
@@ -371,7 +372,7 @@ def _wrong_values(settings: Settings) -> list[str]:
     def certificates() -> None:
         server = settings.server
         if server.tls_cert is not None and server.tls_key is not None:
-            Certificates(Path(server.tls_cert), Path(server.tls_key))
+            doubts.extend(Certificates(Path(server.tls_cert), Path(server.tls_key)).doubts())
 
     found = []
     for check in (origins, secret, certificates, lambda: _import_agents(settings)):

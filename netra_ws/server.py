@@ -282,7 +282,7 @@ async def _rooms(
     # Everything that may be wrong with the settings is found before anything is opened.
     policy = context_policy(settings, agents)
     admission = make_admission(settings)
-    certificates = _certificates(settings) if world.listens else None
+    certificates = _certificates(settings, world.clock) if world.listens else None
     store = world.store
     if store is None:
         store = make_store(settings.store.url, durability=_durability(settings))
@@ -347,11 +347,11 @@ async def _rooms(
             below.cancel_scope.cancel()
 
 
-def _certificates(settings: Settings) -> Certificates | None:
+def _certificates(settings: Settings, clock: Callable[[], float]) -> Certificates | None:
     chain, key = settings.server.tls_cert, settings.server.tls_key
     if chain is None or key is None:
         return None
-    certificates = Certificates(Path(chain), Path(key))
+    certificates = Certificates(Path(chain), Path(key), clock)
     certificates.warn()
     return certificates
 

@@ -12,7 +12,7 @@ import ssl
 import stat
 import time
 from collections.abc import Callable, Iterator
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 
 import attrs
@@ -54,14 +54,18 @@ class Certificates:
     clock: Callable[[], float] = time.time
     context: ssl.SSLContext = attrs.field(init=False, repr=False)
     expires_at: float = attrs.field(init=False)
+    _key_mode: int = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
         self._read()
 
     def _read(self) -> None:
-        expires_at = _end_of(self.chain)
-        self.context = _load(self.chain, self.key)
-        self.expires_at = expires_at
+        expires_at, context = _end_of(self.chain), _load(self.chain, self.key)
+        try:
+            self._key_mode = self.key.stat().st_mode
+        except OSError as exc:  # gone between two readings
+            raise ConfigError(f"server.tls_key: {self.key} cannot be read: {exc.strerror}") from None
+        self.context, self.expires_at = context, expires_at
 
     def reload(self) -> bool:
         """Read the files again, for the handshakes to come; return whether they could be used.
@@ -73,7 +77,7 @@ class Certificates:
         except ConfigError as exc:
             logger.error("the certificate was not replaced: %s", exc)
             return False
-        ends = datetime.fromtimestamp(self.expires_at).astimezone().isoformat(timespec="seconds")
+        ends = datetime.fromtimestamp(self.expires_at, UTC).isoformat(timespec="seconds")
         logger.info("certificate read again, it ends at %s", ends)
         self.warn()
         return True
@@ -90,7 +94,7 @@ class Certificates:
             yield f"server.tls_cert: {self.chain} has ended {-left_s / 86_400:.0f} days ago; clients will refuse it"
         elif left_s < SOON_S:
             yield f"server.tls_cert: {self.chain} ends in {left_s / 86_400:.0f} days"
-        if self.key.stat().st_mode & stat.S_IROTH:
+        if self._key_mode & stat.S_IROTH:
             yield f"server.tls_key: {self.key} can be read by everybody on this machine"
 
 
@@ -99,9 +103,9 @@ def _end_of(chain: Path) -> float:
 
     try:
         certificates = x509.load_pem_x509_certificates(_content("server.tls_cert", chain))
-    except ValueError:
+        return min(certificate.not_valid_after_utc.timestamp() for certificate in certificates)
+    except (ValueError, x509.InvalidVersion):
         raise ConfigError(f"server.tls_cert: {chain} is not a PEM file of certificates") from None
-    return min(certificate.not_valid_after_utc.timestamp() for certificate in certificates)
 
 
 def _content(setting: str, path: Path) -> bytes:

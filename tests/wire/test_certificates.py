@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import signal
 import ssl
 import subprocess
@@ -176,6 +177,47 @@ async def test_a_session_of_the_old_certificate_is_not_resumed(server: StartServ
         stream = client.stream
         assert session.has_ticket
         assert not stream.session_reused
+
+
+def test_a_key_that_goes_after_it_was_read(authority: Authority) -> None:
+    """Asking for doubts later reads no file again."""
+    names = authority.issue()
+    certificates = load(names)
+    Path(names["server.tls_key"]).unlink()
+    assert list(certificates.doubts()) == []
+
+
+def test_check_config_tells_all_of_it(authority: Authority, tmp_path: Path) -> None:
+    """What a production start would fail on with these files is told with all the rest, and what is doubtful, too."""
+    names = authority.issue(ends_in=timedelta(days=3, hours=1))
+    lines = check_config(tmp_path, **names)
+    assert any(re.search(r"server.tls_cert: \S+ ends in 3 days", line) for line in lines)
+    encrypt(names)
+    lines = check_config(tmp_path, **names, **{"server.host": "::", "auth.query_token": "true"})
+    stoppers = [line.strip().partition(":")[0] for line in lines[lines.index(STOPPED) + 1 :]]
+    wanted = {"auth.secret", "origins.allowed", "auth.query_token", "server.tls_key"}
+    assert wanted <= set(stoppers)
+    lines = check_config(tmp_path, **{"server.host": "::"})
+    assert any(line.strip().startswith("server.host: :: can be reached") for line in lines[lines.index(STOPPED) :])
+
+
+STOPPED = "A production start would be stopped by:"
+
+
+def check_config(folder: Path, **given: str) -> list[str]:
+    own = {name: value for name, value in os.environ.items() if not name.startswith("NETRA_WS_")}
+    more = {f"NETRA_WS_{name.upper().replace('.', '_')}": value for name, value in given.items()}
+    done = subprocess.run(
+        [sys.executable, "-m", "netra_ws", "check-config"],
+        cwd=folder,
+        env={**own, **more, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=30,
+    )
+    assert done.returncode == 1, done.stderr
+    return done.stdout.splitlines()
 
 
 @pytest.mark.parametrize("damage", [chain_in_part, key_in_part, encrypt], ids=["chain", "key", "encrypted"])

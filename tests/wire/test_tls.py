@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import logging
 import random
@@ -40,6 +41,8 @@ from tests.kit import (
     upgrade,
 )
 from tests.tls import Authority, over_tls, socket_over_tls
+
+from .test_door import Listener
 
 
 @pytest.fixture
@@ -339,6 +342,31 @@ async def test_a_slow_reader_sees_the_end_of_the_server(server: StartServer, aut
         await clean_end(slow)
 
 
+async def test_a_cut_writer_tears_nothing(server: StartServer, authority: Authority) -> None:
+    """Where a client's fault ends its connection in the middle of a write, whole frames and then a Close arrive."""
+    running = await server(None, **authority.issue(), agents={"flood": flood})
+    async with socket_over_tls(running, authority.trusting(), receive_buffer=4096) as slow:
+        await slow.send("chat", content="x", agent="flood")
+        (context,) = running.registry
+        (connection,) = context.connections.values()
+        wire: Any = connection.wire
+        with trio.fail_after(8):
+            while not len(wire.stream.transport._records):
+                await trio.sleep(0.01)
+        await slow.send_frame(TEXT, "not masked", mask=None)
+        with trio.fail_after(8):
+            while wire.stream.source is not None and wire.stream.close_code is None:
+                await trio.sleep(0.01)
+        seqs = []
+        while (received := await slow.receive_data()).opcode != CLOSE:
+            fields = received.json()
+            if "seq" in fields:
+                seqs.append(fields["seq"])
+        assert received.code == 1002
+        assert seqs == sorted(set(seqs))
+        await clean_end(slow)
+
+
 @pytest.mark.parametrize("how", ["a reset", "an end without close_notify", "a close_notify", "a Close and no end"])
 async def test_ends_of_all_kinds(
     server: StartServer, authority: Authority, how: str, caplog: pytest.LogCaptureFixture
@@ -411,6 +439,24 @@ async def test_hundreds_of_handshakes_leave_nothing(server: StartServer, authori
     await settles(running, before)
     assert descriptors_open() <= descriptors
     assert running.door.outcomes["accepted"] == 100
+
+
+async def test_who_is_turned_away_hears_it_over_tls(
+    server: StartServer, authority: Authority, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Without a free descriptor a client of the TLS port gets its 503, too."""
+    running = await server(None, **authority.issue())
+    ours, theirs = trio.socket.socketpair()
+    listener = Listener([errno.EMFILE], trio.SocketStream(ours))
+    stream = trio.SSLStream(trio.SocketStream(theirs), authority.trusting(), server_hostname="localhost")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(running.door.run, [listener])
+        client = Client(stream)
+        await client.send_bytes(request("/health"))
+        assert (await client.read_head()).status == 503
+        nursery.cancel_scope.cancel()
+    await trio.aclose_forcefully(stream)
+    assert "cannot accept connections" in caplog.text
 
 
 async def test_the_server_ends_with_clients_everywhere(authority: Authority) -> None:
@@ -589,6 +635,23 @@ async def test_a_cancelled_send_tears_nothing(pair: Callable[..., Any]) -> None:
     await trio.aclose_forcefully(client)
     with pytest.raises(trio.ClosedResourceError):
         await tls.send_all(b"x")
+
+
+async def test_two_tasks_may_wait_for_the_socket(pair: Callable[..., Any]) -> None:
+    """Records of two tasks leave in the order in which they were made: an end behind a send that is stuck."""
+    tls, client = await pair()
+    with trio.fail_after(8):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(tls.send_all, b"x" * 1_000_000)
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.start_soon(tls.send_eof)
+            await trio.testing.wait_all_tasks_blocked()
+            got = 0
+            while data := await client.receive_some():
+                got += len(data)
+    assert got == 1_000_000
+    await tls.aclose()
+    await trio.aclose_forcefully(client)
 
 
 async def test_both_directions_at_once(pair: Callable[..., Any]) -> None:
