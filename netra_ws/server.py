@@ -13,13 +13,12 @@ import random
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 import attrs
 import trio
 
-from netra_ws.access import LOOPBACK, Admission, Proxies
+from netra_ws.access import Admission
 from netra_ws.agents.agent import Agent
 from netra_ws.agents.processes import end_lost
 from netra_ws.agents.watchdog import Watchdog
@@ -35,10 +34,17 @@ from netra_ws.history.stores.contract import Store
 from netra_ws.history.streams import Streams
 from netra_ws.identity import Identity
 from netra_ws.measures import Histogram
-from netra_ws.policies import Authenticate, context_policy, make_admission, make_admit, public_config
+from netra_ws.policies import (
+    Authenticate,
+    context_policy,
+    make_admission,
+    make_admit,
+    make_certificates,
+    make_proxies,
+    public_config,
+)
 from netra_ws.settings import Settings, problems
 from netra_ws.version import __version__
-from netra_ws.wire.certificates import Certificates
 from netra_ws.wire.door import Door, Page
 from netra_ws.wire.flusher import Flusher
 from netra_ws.wire.heartbeat import Heartbeat
@@ -282,7 +288,7 @@ async def _rooms(
     # Everything that may be wrong with the settings is found before anything is opened.
     policy = context_policy(settings, agents)
     admission = make_admission(settings)
-    certificates = _certificates(settings, world.clock) if world.listens else None
+    certificates = make_certificates(settings, world.clock) if world.listens else None
     store = world.store
     if store is None:
         store = make_store(settings.store.url, durability=_durability(settings))
@@ -304,7 +310,7 @@ async def _rooms(
         pages=pages,
         handshake_s=settings.timing.handshake_s,
         echo=settings.environment == "testing",
-        proxies=_proxies(settings),
+        proxies=make_proxies(settings),
         certificates=certificates,
         strict_s=STRICT_S if settings.environment == "production" else 0,
     )
@@ -345,21 +351,6 @@ async def _rooms(
             if not server.kept:
                 logger.error("the store did not take the last events; the next start closes what is open")
             below.cancel_scope.cancel()
-
-
-def _certificates(settings: Settings, clock: Callable[[], float]) -> Certificates | None:
-    chain, key = settings.server.tls_cert, settings.server.tls_key
-    if chain is None or key is None:
-        return None
-    certificates = Certificates(Path(chain), Path(key), clock)
-    certificates.warn()
-    return certificates
-
-
-def _proxies(settings: Settings) -> Proxies:
-    if not settings.server.behind_proxy:
-        return Proxies()
-    return Proxies(settings.server.trusted_proxies or LOOPBACK)
 
 
 async def _listen(settings: Settings) -> Sequence[trio.SocketListener]:

@@ -70,14 +70,16 @@ def _source_1(line: bytes) -> str | None:
         return None  # the receiver must ignore anything behind it
     if len(words) != 6 or not all(_PORT.fullmatch(port) and int(port) <= 65535 for port in words[4:]):
         raise BrokenPreface
-    reader = {"TCP4": ipaddress.IPv4Address, "TCP6": ipaddress.IPv6Address}.get(words[1])
+    readers: dict[str, type[ipaddress.IPv4Address | ipaddress.IPv6Address]]
+    readers = {"TCP4": ipaddress.IPv4Address, "TCP6": ipaddress.IPv6Address}
+    reader = readers.get(words[1])
+    if reader is None:
+        raise BrokenPreface
     try:
-        if reader is None:
-            raise BrokenPreface
         source, _ = reader(words[2]), reader(words[3])
     except ValueError:
         raise BrokenPreface from None
-    return str(source)
+    return _spelled(source)
 
 
 def _read_2(data: bytes) -> Preface | None:
@@ -94,4 +96,10 @@ def _read_2(data: bytes) -> Preface | None:
     width = _TCP.get(family)
     if width is None or size < _HEADER_2 + 2 * width + 4:
         raise BrokenPreface
-    return Preface(size, str(ipaddress.ip_address(data[_HEADER_2 : _HEADER_2 + width])))
+    return Preface(size, _spelled(ipaddress.ip_address(data[_HEADER_2 : _HEADER_2 + width])))
+
+
+def _spelled(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> str:
+    # IPv4 inside IPv6 is IPv4: one client has one address.
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return str(mapped or address)

@@ -10,7 +10,7 @@ import ssl
 import subprocess
 import sys
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -177,6 +177,14 @@ async def test_a_session_of_the_old_certificate_is_not_resumed(server: StartServ
         stream = client.stream
         assert session.has_ticket
         assert not stream.session_reused
+
+
+def test_a_certificate_without_an_end(authority: Authority) -> None:
+    """The last moment that a certificate can name is a time like others."""
+    last = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC) - datetime.now(UTC)
+    certificates = load(authority.issue(ends_in=last))
+    assert certificates.reload()
+    assert list(certificates.doubts()) == []
 
 
 def test_a_key_that_goes_after_it_was_read(authority: Authority) -> None:

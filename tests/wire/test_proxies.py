@@ -47,6 +47,8 @@ GOOD: dict[str, tuple[bytes, str | None]] = {
     "1, the longest": (line("PROXY UNKNOWN " + "x" * (MAX_LINE_BYTES - 16)), None),
     "2, IPv4": (block(), "8.8.8.8"),
     "2, IPv6": (block("2001:db8::1"), "2001:db8::1"),
+    "1, IPv4 inside IPv6": (line("PROXY TCP6 ::ffff:8.8.8.8 ::1 4711 443"), "8.8.8.8"),
+    "2, IPv4 inside IPv6": (block("::ffff:8.8.8.8"), "8.8.8.8"),
     "2, with extras": (block(extra=b"\x03\x00\x04abcd"), "8.8.8.8"),
     "2, the longest": (block(extra=bytes(MAX_BLOCK_BYTES - 28)), "8.8.8.8"),
     "2, local": (block(command=0x20), None),
