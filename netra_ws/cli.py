@@ -28,10 +28,12 @@ from netra_ws.errors import ConfigError, NetraError
 from netra_ws.identity import is_user_id
 from netra_ws.settings import ENVIRONMENTS, Loaded, Settings, describe, development_secret, load, problems, warnings
 from netra_ws.settings import Log as LogSettings
-from netra_ws.signals import until_signals
+from netra_ws.signals import on_hangup, until_signals
 
 if TYPE_CHECKING:
     from netra_ws.server import Server
+
+logger = logging.getLogger(__name__)
 
 #: Seconds that the login URL of a development start is good for.
 LOGIN_S = 12 * 3600.0
@@ -192,8 +194,16 @@ async def _serve(settings: Settings) -> bool:
     from netra_ws.server import longest_end_s, open_server
 
     asked, soon = trio.Event(), trio.lowlevel.current_trio_token().run_sync_soon
-    with until_signals(lambda: soon(asked.set), longest_end_s(settings) + SPARE_S):
+    running: list[Server] = []
+
+    def hang_up() -> None:
+        if running:  # a start reads the files anyway
+            soon(running[0].reload_certificates)
+
+    ending = until_signals(lambda: soon(asked.set), longest_end_s(settings) + SPARE_S)
+    with ending, on_hangup(hang_up if settings.server.tls_cert is not None else None):
         async with open_server(settings) as server:
+            running.append(server)
             if not asked.is_set():  # which may happen during the start
                 _announce(server)
             await asked.wait()
@@ -215,19 +225,21 @@ def _exit_now(status: int) -> None:
 
 
 def _announce(server: Server) -> None:
-    lines = [f"Listening on {server.url}"]
     settings = server.settings
+    for doubt in warnings(settings):
+        logger.warning("%s", doubt)
+    lines = [f"Listening on {server.url}"]
     if settings.environment == "development" and settings.server.console:
         token = _mint(settings, _own_name(), None, LOGIN_S)
-        lines.append(f"Open {_base_url(settings.server.host, server.port)}/#token={token}")
+        lines.append(f"Open {_base_url(settings, server.port)}/#token={token}")
     for line in lines:
         print(line, file=sys.stderr, flush=True)
 
 
-def _base_url(host: str, port: int) -> str:
-    """Return where this machine reaches a server that listens on *host*."""
-    host = _UNSPECIFIED.get(host, host)
-    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+def _base_url(settings: Settings, port: int) -> str:
+    """Return where this machine reaches a server with these settings that listens on *port*."""
+    host = _UNSPECIFIED.get(settings.server.host, settings.server.host)
+    return f"{'http' if settings.server.tls_cert is None else 'https'}://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 def _about_address(settings: Settings, exc: OSError) -> str:
@@ -267,8 +279,7 @@ def _token_command(args: argparse.Namespace) -> int:
         return 2
     if args.url and settings.server.port == 0:
         raise ConfigError("server.port: 0 picks a port at the start, so there is no address to print")
-    server = settings.server
-    print(f"{_base_url(server.host, server.port)}/#token={token}" if args.url else token)
+    print(f"{_base_url(settings, settings.server.port)}/#token={token}" if args.url else token)
     return 0
 
 
@@ -305,7 +316,7 @@ def _chat_command(args: argparse.Namespace) -> int:
     from netra_ws.client import Address
 
     settings = _load(args).settings
-    url = args.url or _base_url(settings.server.host, settings.server.port)
+    url = args.url or _base_url(settings, settings.server.port)
     try:
         Address.parse(url)
     except ValueError as exc:
@@ -353,21 +364,23 @@ def _check_command(args: argparse.Namespace) -> int:
         print(f"{line.name:{widths[0]}}  {line.value_text:{min(widths[1], 40)}}  {line.source}")
     # With the profile of production, but with everything that somebody has set.
     production = _load(args, environment="production").settings
-    stoppers = [*problems(production), *_wrong_values(production)]
+    doubts = warnings(production)
+    stoppers = [*problems(production), *_wrong_values(production, doubts)]
     print()
     print("A production start would be stopped by:" if stoppers else "Nothing stops a production start.")
     for text in stoppers:
         print(f"  {text}")
-    if doubts := warnings(production):
+    if doubts:
         print("Worth a second look in production:")
         for text in doubts:
             print(f"  {text}")
     return 1 if stoppers else 0
 
 
-def _wrong_values(settings: Settings) -> list[str]:
-    """Return what only shows when the values are used, one line each."""
+def _wrong_values(settings: Settings, doubts: list[str]) -> list[str]:
+    """Return what only shows when the values are used, one line each; add to *doubts* what is only doubtful."""
     from netra_ws.access import OriginPolicy, Verifier
+    from netra_ws.wire.certificates import Certificates
 
     def origins() -> None:
         OriginPolicy(settings.origins.allowed, bool(settings.origins.required), settings.environment)
@@ -376,8 +389,13 @@ def _wrong_values(settings: Settings) -> list[str]:
         if settings.auth.secret is not None:
             Verifier(settings.auth.secret)
 
+    def certificates() -> None:
+        server = settings.server
+        if server.tls_cert is not None and server.tls_key is not None:
+            doubts.extend(Certificates(Path(server.tls_cert), Path(server.tls_key)).doubts())
+
     found = []
-    for check in (origins, secret, lambda: _import_agents(settings)):
+    for check in (origins, secret, certificates, lambda: _import_agents(settings)):
         try:
             check()
         except ConfigError as exc:

@@ -482,7 +482,7 @@ class Session:
         except* ConnectionRejected as group:
             ended = _rejection(_first(group))
         except* (OSError, trio.BrokenResourceError, *_BROKEN_PROTOCOL) as group:
-            ended = Ended(reason=str(_first(group)) or "the connection was lost")
+            ended = Ended(reason=_reason(_first(group)))
         opened_at, self._opened_at = self._opened_at, None
         self._unsent = None
         if opened_at is not None:
@@ -538,9 +538,15 @@ class Session:
             return await self._policy.open_stream(address.host, address.port, context)
         if context is None:
             return await trio.open_tcp_stream(address.host, address.port)
-        return await trio.open_ssl_over_tcp_stream(
+        stream = await trio.open_ssl_over_tcp_stream(
             address.host, address.port, ssl_context=context, https_compatible=True
         )
+        try:
+            await stream.do_handshake()  # here, where a certificate that is refused can be told from a lost connection
+        except BaseException:
+            await trio.aclose_forcefully(stream)
+            raise
+        return stream
 
     async def _upgrade(
         self, tap: _Tap, token: str, nursery: trio.Nursery
@@ -673,6 +679,12 @@ def _rejection(rejected: ConnectionRejected) -> Ended:
     )
 
 
+def _reason(exc: BaseException) -> str:
+    if isinstance(exc.__cause__, ssl.SSLCertVerificationError):  # Trio says only that the stream is broken
+        return f"the server's certificate was refused: {exc.__cause__.verify_message}"
+    return str(exc) or "the connection was lost"
+
+
 def _first(group: BaseExceptionGroup[E]) -> E:
     exc: BaseException = group
     while isinstance(exc, BaseExceptionGroup):
@@ -703,6 +715,8 @@ async def connect(
         position: Where to go on: ``session.position`` of an earlier session.
         thread_id: Where messages without a thread go.
         on_state: Is told each change of state, from the session's own task; what it raises ends the session.
+        ssl_context: Whom to believe about certificates; by default the system's authorities, or those of the file
+            that ``SSL_CERT_FILE`` names.
 
     Raises:
         ValueError: *url* is no such URL.

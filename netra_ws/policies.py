@@ -5,12 +5,22 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import attrs
 import trio
 
-from netra_ws.access import AddressTable, Admission, OriginPolicy, Revocations, Verifier, issued_at
+from netra_ws.access import (
+    LOOPBACK,
+    AddressTable,
+    Admission,
+    OriginPolicy,
+    Proxies,
+    Revocations,
+    Verifier,
+    issued_at,
+)
 from netra_ws.agents.agent import Agent, collect_agents
 from netra_ws.agents.builtin.assistant import make_assistant
 from netra_ws.agents.builtin.echo import echo
@@ -21,6 +31,7 @@ from netra_ws.identity import Identity
 from netra_ws.measures import memory_bytes
 from netra_ws.settings import Settings, development_secret
 from netra_ws.version import __version__
+from netra_ws.wire.certificates import Certificates
 from netra_ws.wire.door import SOCKET_PATHS, Admit
 from netra_ws.wire.head import Head
 from netra_ws.wire.pump import PROTOCOL, Identify
@@ -163,6 +174,27 @@ def make_identify(admission: Admission, authenticate: Authenticate | None, clock
         return identity
 
     return identify
+
+
+def make_certificates(settings: Settings, clock: Callable[[], float]) -> Certificates | None:
+    """Return what the port speaks TLS with, or None; what deserves a second look is logged.
+
+    Raises:
+        ConfigError: The files cannot be used.
+    """
+    chain, key = settings.server.tls_cert, settings.server.tls_key
+    if chain is None or key is None:
+        return None
+    certificates = Certificates(Path(chain), Path(key), clock)
+    certificates.warn()
+    return certificates
+
+
+def make_proxies(settings: Settings) -> Proxies:
+    """Return whose word about a client is believed: without names, that of a proxy on this machine."""
+    if not settings.server.behind_proxy:
+        return Proxies()
+    return Proxies(settings.server.trusted_proxies or LOOPBACK)
 
 
 def public_config(settings: Settings, policy: ContextPolicy) -> dict[str, Any]:

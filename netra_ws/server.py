@@ -34,12 +34,22 @@ from netra_ws.history.stores.contract import Store
 from netra_ws.history.streams import Streams
 from netra_ws.identity import Identity
 from netra_ws.measures import Histogram
-from netra_ws.policies import Authenticate, context_policy, make_admission, make_admit, make_identify, public_config
+from netra_ws.policies import (
+    Authenticate,
+    context_policy,
+    make_admission,
+    make_admit,
+    make_certificates,
+    make_identify,
+    make_proxies,
+    public_config,
+)
 from netra_ws.settings import Settings, problems
 from netra_ws.version import __version__
 from netra_ws.wire.door import Door, Page
 from netra_ws.wire.flusher import Flusher
 from netra_ws.wire.heartbeat import Heartbeat
+from netra_ws.wire.protection import STRICT_S
 from netra_ws.wire.pump import CLOSE_S, Wiring
 
 logger = logging.getLogger(__name__)
@@ -105,7 +115,16 @@ class Server:
     def url(self) -> str:
         """Where it is, such as ``http://127.0.0.1:8000``."""
         host = self.settings.server.host
-        return f"http://{f'[{host}]' if ':' in host else host}:{self.port}"
+        scheme = "http" if self.door.certificates is None else "https"
+        return f"{scheme}://{f'[{host}]' if ':' in host else host}:{self.port}"
+
+    def reload_certificates(self) -> bool:
+        """Read ``server.tls_cert`` and ``tls_key`` again, for the handshakes to come; connections stay.
+
+        Returns:
+            Whether they are in use now; if not, the log says why, and the ones before stay. Without TLS: False.
+        """
+        return self.door.certificates is not None and self.door.certificates.reload()
 
     @asynccontextmanager
     async def context_for(self, identity: Identity) -> AsyncIterator[UserSession]:
@@ -271,6 +290,7 @@ async def _rooms(
     policy = context_policy(settings, agents)
     revocations = Revocations()
     admission = make_admission(settings, revocations)
+    certificates = make_certificates(settings, world.clock) if world.listens else None
     store = world.store
     if store is None:
         store = make_store(settings.store.url, durability=_durability(settings))
@@ -286,7 +306,17 @@ async def _rooms(
     pages: dict[str, Page] = {}
     high = settings.limits.memory_high_mb
     admit = make_admit(admission, authenticate, clock, None if high is None else high * 2**20)
-    door = Door(wiring, registry, admit, pages, settings.timing.handshake_s, settings.environment == "testing")
+    door = Door(
+        wiring=wiring,
+        owner=registry,
+        admit=admit,
+        pages=pages,
+        handshake_s=settings.timing.handshake_s,
+        echo=settings.environment == "testing",
+        proxies=make_proxies(settings),
+        certificates=certificates,
+        strict_s=STRICT_S if settings.environment == "production" else 0,
+    )
     server = Server(settings, registry, streams, recorder, store, wiring, door)
     pages |= _pages(server, admission, commit, watchdog)
 

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT of a serving process: the first asks it to end, the second ends it at once.
+"""SIGTERM and SIGINT of a serving process: the first asks it to end, the second ends it at once; and SIGHUP.
 
 Real ending, not a task that waits for signals: an agent that blocks the event loop keeps every task
 from running, but not these. For the same reason an alarm bounds the whole end: a disk that hangs in a
@@ -57,3 +57,23 @@ def until_signals(on_first: Callable[[], None], longest_s: float) -> Iterator[No
         signal.setitimer(signal.ITIMER_REAL, 0.0)
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def on_hangup(action: Callable[[], object] | None) -> Iterator[None]:
+    """Have SIGHUP call *action* inside the block; with None it keeps its meaning, which is the process's end.
+
+    *action* runs between any two instructions of the main thread, which must be the one that calls this.
+    """
+    if action is None:
+        yield
+        return
+
+    def call(number: int, frame: FrameType | None) -> None:
+        action()
+
+    before = signal.signal(signal.SIGHUP, call)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGHUP, before)

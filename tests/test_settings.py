@@ -145,6 +145,7 @@ class TestRules:
             ("store.url", "postgresql+psycopg://h/db"),
             ("backplane.url", "rediss://h"),
             ("log.format", "json"),
+            ("server.trusted_proxies", ["10.0.0.1", "10.1.0.0/16", "fd00::/8", "::1"]),
             ("prices", {"m": {"input": 1, "output": 2.5}}),
             ("prices", {"m": Price(1, 2, 0)}),
         ],
@@ -165,6 +166,9 @@ class TestRules:
             ("server.host", ""),
             ("server.host", "\udcff"),
             ("server.console", 1),
+            ("server.trusted_proxies", ["proxy.example"]),
+            ("server.trusted_proxies", ["10.0.0.0/33"]),
+            ("server.trusted_proxies", [""]),
             ("limits.max_connections", 0),
             ("limits.max_connections", 2**53 + 1),
             pytest.param("limits.max_connections", 16**9999, id="more digits than Python prints"),
@@ -457,11 +461,7 @@ class TestProblems:
     @pytest.mark.parametrize(
         ("name", "value"),
         [
-            ("server.tls_cert", "c.pem"),
-            ("server.tls_key", "k.pem"),
             ("server.workers", 2),
-            ("server.behind_proxy", True),
-            ("server.trusted_proxies", ["10.0.0.1"]),
             ("auth.jwks_url", "https://a.example/jwks"),
             ("auth.jwks_file", "jwks.json"),
             ("auth.algorithms", ["RS256"]),
@@ -492,14 +492,77 @@ class TestProblems:
         for decision in ({"origins.required": False}, {"origins.allowed": ["https://a.example"]}):
             assert problems(Settings.make({"auth.secret": SECRET, **decision}, environment=environment)) == []
 
-    def test_query_token(self) -> None:
-        """Tokens in URLs stop a start in production and are doubtful in staging."""
+    @pytest.mark.parametrize("environment", ["staging", "production"])
+    def test_query_token(self, environment: str) -> None:
+        """Tokens in URLs stop a start in staging and production."""
         overrides = {"auth.secret": SECRET, "origins.required": False, "auth.query_token": True}
-        production = Settings.make(overrides, environment="production")
-        staging = Settings.make(overrides, environment="staging")
-        assert [line.partition(":")[0] for line in problems(production)] == ["auth.query_token"]
-        assert problems(staging) == []
-        assert any(line.startswith("auth.query_token") for line in warnings(staging))
+        found = problems(Settings.make(overrides, environment=environment))
+        assert [line.partition(":")[0] for line in found] == ["auth.query_token"]
+        assert problems(Settings.make(overrides, environment="testing")) == []
+
+    @pytest.mark.parametrize("environment", ["testing", "staging", "production"])
+    @pytest.mark.parametrize(
+        ("host", "public"),
+        [
+            ("127.0.0.1", False),
+            ("127.8.8.8", False),
+            ("::1", False),
+            ("::ffff:127.0.0.1", False),
+            ("localhost", False),
+            ("LOCALHOST.", False),
+            ("0.0.0.0", True),
+            ("::", True),
+            ("192.168.1.4", True),
+            ("10.0.0.1", True),
+            ("::ffff:10.0.0.1", True),
+            ("example.org", True),
+            ("localhost.example.org", True),
+            ("127.1", True),
+        ],
+    )
+    def test_public_address(self, host: str, public: bool, environment: str) -> None:
+        """Outside development only programs of this machine may come without TLS, unless a proxy is named."""
+        safe = {"auth.secret": SECRET, "origins.required": False, "server.host": host}
+        found = problems(Settings.make(safe, environment=environment))
+        assert [line.partition(":")[0] for line in found] == (["server.host"] if public else [])
+        for decision in (
+            {"server.tls_cert": "c.pem", "server.tls_key": "k.pem"},
+            {"server.behind_proxy": True},
+        ):
+            assert problems(Settings.make(safe | decision, environment=environment)) == []
+
+    def test_public_address_in_development(self) -> None:
+        """Development starts on a public address, with a warning."""
+        settings = Settings.make({"server.host": "0.0.0.0"})
+        assert problems(settings) == []
+        assert [line.partition(":")[0] for line in warnings(settings)] == ["server.host"]
+
+    @pytest.mark.parametrize("environment", ["development", "testing", "staging", "production"])
+    @pytest.mark.parametrize(("given", "missing"), [("tls_cert", "tls_key"), ("tls_key", "tls_cert")])
+    def test_half_of_tls(self, given: str, missing: str, environment: str) -> None:
+        """A certificate without a key, and a key without a certificate, stop every start."""
+        safe = {"auth.secret": SECRET, "origins.required": False, f"server.{given}": "x.pem"}
+        (line,) = problems(Settings.make(safe, environment=environment))
+        assert line == f"server.{missing}: needed where server.{given} is set"
+
+    def test_proxies_without_a_decision(self) -> None:
+        """Proxies that would not be believed stop a start."""
+        (line,) = problems(Settings.make({"server.trusted_proxies": ["10.0.0.1"]}))
+        assert line.startswith("server.trusted_proxies: nobody is believed")
+
+    @pytest.mark.parametrize(("proxies", "doubtful"), [([], True), (["10.0.0.1"], False), (["0.0.0.0/0"], True)])
+    def test_doubtful_proxies(self, proxies: list[str], doubtful: bool) -> None:
+        """A proxy that is not named, and one that everybody is, deserve a warning in every environment."""
+        settings = Settings.make({"server.behind_proxy": True, "server.trusted_proxies": proxies})
+        assert problems(settings) == []
+        assert [line.partition(":")[0] for line in warnings(settings)] == ["server.trusted_proxies"] * doubtful
+
+    def test_everything_at_once(self) -> None:
+        """All that stops a start is told at once."""
+        bad = {"server.host": "::", "server.trusted_proxies": ["::1"], "auth.query_token": True}
+        found = problems(Settings.make(bad, environment="production"))
+        names = ["server.trusted_proxies", "server.host", "auth.secret", "origins.allowed", "auth.query_token"]
+        assert [line.partition(":")[0] for line in found] == names
 
     def test_warnings(self) -> None:
         """Tokens of any issuer and for anybody deserve a warning in production, not in development."""

@@ -9,6 +9,8 @@ from .limits import RateLimit as RateLimit
 from .limits import ping_budget as ping_budget
 from .origins import OriginFault as OriginFault
 from .origins import OriginPolicy as OriginPolicy
+from .proxies import LOOPBACK as LOOPBACK
+from .proxies import Proxies as Proxies
 from .revocations import Revocation as Revocation
 from .revocations import Revocations as Revocations
 from .revocations import issued_at as issued_at
@@ -20,12 +22,14 @@ from .tokens import mint as mint
 from .tokens import offered_subprotocols as offered_subprotocols
 
 __all__ = [
+    "LOOPBACK",
     "AddressTable",
     "Admission",
     "Budgets",
     "Head",
     "OriginFault",
     "OriginPolicy",
+    "Proxies",
     "RateLimit",
     "Revocation",
     "Revocations",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from importlib.resources import files
 
@@ -16,18 +17,16 @@ _TYPES = {
     "svg": "image/svg+xml",
 }
 
-#: Only our own files, sockets to anywhere (a page may talk to another server of its owner), no frames.
+#: Only our own files and sockets, no frames.
 POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self' ws: wss:; "
-    "img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; connect-src 'self'"
 )
+_HOST = re.compile(rb"[A-Za-z0-9_.:\[\]-]{1,261}")
 
-_HEADERS: tuple[tuple[str, str], ...] = (
-    ("Content-Security-Policy", POLICY),
-    ("X-Content-Type-Options", "nosniff"),
-    ("Referrer-Policy", "no-referrer"),
-    ("Cache-Control", "no-cache"),
-)
+_HEADERS: tuple[tuple[str, str], ...] = (("Content-Security-Policy", POLICY), ("Cache-Control", "no-cache"))
+#: Pages of any origin may use the browser client; the socket has its own rule for origins.
+_FOR_ALL = (("Access-Control-Allow-Origin", "*"), ("Cross-Origin-Resource-Policy", "cross-origin"))
 
 
 @attrs.frozen
@@ -38,7 +37,13 @@ class Asset:
 
     async def page(self, head: Head, body: bytes) -> Reply:
         """Answer with the file."""
-        return self.reply
+        host = head.get(b"host") or b""
+        if not _HOST.fullmatch(host):
+            return self.reply
+        # 'self' means the own sockets, too, but older browsers want them named.
+        name = host.decode("ascii")
+        policy = f"{POLICY} ws://{name} wss://{name}"
+        return attrs.evolve(self.reply, headers=(("Content-Security-Policy", policy), *self.reply.headers[1:]))
 
 
 def load_assets(*, console: bool) -> Mapping[str, Asset]:
@@ -53,8 +58,7 @@ def load_assets(*, console: bool) -> Mapping[str, Asset]:
         headers = _HEADERS
         path = f"/console/{name}"
         if name == "netra-ws.js":
-            # A page of another origin may use the client; the socket has its own rule for origins.
-            path, headers = "/netra-ws.js", (*_HEADERS, ("Access-Control-Allow-Origin", "*"))
+            path, headers = "/netra-ws.js", (*_HEADERS, *_FOR_ALL)
         elif not console:
             continue
         elif name == "index.html":

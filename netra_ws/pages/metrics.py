@@ -58,6 +58,9 @@ class Metrics(Collector):
             "streams": ("Streams in memory.", len(sources.streams)),
             "tasks": ("Trio tasks.", trio.lowlevel.current_statistics().tasks_living),
         }
+        if (certificates := sources.door.certificates) is not None:
+            text = "Unix time at which the certificate ends."
+            yield GaugeMetricFamily(_PREFIX + "certificate_expiry_seconds", text, value=certificates.expires_at)
         for name, (text, value) in gauges.items():
             yield GaugeMetricFamily(_PREFIX + name, text, value=value)
         size = GaugeMetricFamily(_PREFIX + "bounded_size", "How much a bounded thing holds.", labels=["what"])

@@ -53,8 +53,10 @@ WAITS: tuple[Wait, ...] = (
         shown='connections_total{outcome="accept_error"}',
     ),
     Wait(
-        what="a head, a body, an answer taken, a context, a stream of the store",
+        what="a proxy's word, a TLS handshake, a head, a body, an answer taken, a context, a stream of the store",
         where=(
+            "wire/arrival.py Arrival._read_preface",
+            "wire/arrival.py Arrival._start_tls",
             "wire/head.py Request._next",
             "wire/head.py Request.answer",
             "contexts/registry.py Registry.seat",
@@ -67,7 +69,7 @@ WAITS: tuple[Wait, ...] = (
     ),
     Wait(
         what="the client's end after its HTTP answer",
-        where=("wire/door.py _see_off",),
+        where=("wire/tls.py end_and_drain", "wire/tls.py TlsStream.send_eof"),
         within_s=lambda s: door.GOODBYE_S,
         ends="its closing, or the bound",
         shown="handshakes",
@@ -81,7 +83,13 @@ WAITS: tuple[Wait, ...] = (
     ),
     Wait(
         what="the next message of a client",
-        where=("wire/pump.py Socket._pump", "wire/pump.py _echo", "wire/stream.py Duplex.receive_some"),
+        where=(
+            "wire/pump.py Socket._pump",
+            "wire/pump.py _echo",
+            "wire/stream.py Duplex.receive_some",
+            "wire/tls.py TlsStream.receive_some",
+            "wire/tls.py TlsStream._hear",
+        ),
         within_s=lambda s: s.heartbeat.interval_s + s.heartbeat.timeout_s,
         ends="anything it says, its pong above all; else the heartbeat closes with 4001 (an echo client: its leaving)",
         shown='closes_total{code="4001"}, ping_rtt_seconds',
@@ -107,7 +115,11 @@ WAITS: tuple[Wait, ...] = (
     ),
     Wait(
         what="a full socket to take more",
-        where=("wire/stream.py Duplex._wait_writable", "wire/stream.py Duplex._send_some"),
+        where=(
+            "wire/stream.py Duplex._wait_writable",
+            "wire/stream.py Duplex._send_some",
+            "wire/tls.py TlsStream._flush",
+        ),
         within_s=lambda s: stream.STALL_S,
         ends=f"the client's reading; less than {stream.SLICE} bytes in that time, and it is closed with 4000",
         shown='closes_total{code="4000"}',

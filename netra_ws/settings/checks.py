@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 import attrs
 
 from .loading import Loaded
-from .rules import MIN_SECRET_BYTES
+from .rules import MIN_SECRET_BYTES, is_loopback
 from .sections import LEAVES, Settings
 
 
@@ -59,11 +59,7 @@ def _not_available(settings: Settings) -> Iterator[str]:
             != (usual.origins.strikes, usual.origins.strike_window_s, usual.origins.max_tracked)
         ),
         "limits.max_jobs_per_connection": limits.max_jobs_per_connection != usual.limits.max_jobs_per_connection,
-        "server.tls_cert": server.tls_cert is not None,
-        "server.tls_key": server.tls_key is not None,
         "server.workers above 1": server.workers > 1,
-        "server.behind_proxy": server.behind_proxy,
-        "server.trusted_proxies": bool(server.trusted_proxies),
         "auth.jwks_url": auth.jwks_url is not None,
         "auth.jwks_file": auth.jwks_file is not None,
         "auth.algorithms other than HS256": auth.algorithms != ("HS256",),
@@ -79,6 +75,7 @@ def _not_available(settings: Settings) -> Iterator[str]:
 
 def _unsafe(settings: Settings) -> Iterator[str]:
     environment, auth, origins = settings.environment, settings.auth, settings.origins
+    yield from _exposed(settings)
     if environment != "development" and auth.secret is None:
         yield f"auth.secret: required in {environment}, at least {MIN_SECRET_BYTES} bytes"
     if environment in ("staging", "production") and not origins.allowed and origins.required is not False:
@@ -86,19 +83,49 @@ def _unsafe(settings: Settings) -> Iterator[str]:
             f"origins.allowed: no page may connect in {environment}; list the origins, "
             "or set origins.required to false to serve only clients that send no Origin"
         )
-    if environment == "production" and auth.query_token:
-        yield "auth.query_token: not in production, tokens would end up in access logs"
+    if environment in ("staging", "production") and auth.query_token:
+        yield f"auth.query_token: not in {environment}, tokens would end up in access logs"
+
+
+def _exposed(settings: Settings) -> Iterator[str]:
+    server, environment = settings.server, settings.environment
+    if (server.tls_cert is None) is not (server.tls_key is None):
+        there, missing = ("tls_key", "tls_cert") if server.tls_cert is None else ("tls_cert", "tls_key")
+        yield f"server.{missing}: needed where server.{there} is set"
+    if server.trusted_proxies and not server.behind_proxy:
+        yield "server.trusted_proxies: nobody is believed unless server.behind_proxy is true"
+    if environment != "development" and _in_the_clear(settings):
+        yield (
+            f"server.host: {server.host} can be reached by others, so {environment} needs server.tls_cert and tls_key, "
+            "or server.behind_proxy where a proxy speaks TLS"
+        )
+
+
+def _in_the_clear(settings: Settings) -> bool:
+    server = settings.server
+    return not (is_loopback(server.host) or server.behind_proxy or server.tls_cert or server.tls_key)
 
 
 def warnings(settings: Settings) -> list[str]:
-    """Return what deserves a second look before these settings meet the world, one line each."""
-    if settings.environment not in ("staging", "production"):
-        return []
+    """Return what deserves a second look, one line each: about proxies always, the rest before it meets the world."""
+    server = settings.server
     doubtful = {
-        "auth.issuer: not set, tokens of any issuer that knows the secret are accepted": settings.auth.issuer is None,
-        "auth.audience: not set, tokens made for other services are accepted": settings.auth.audience is None,
-        "auth.query_token: tokens in URLs end up in access logs": settings.auth.query_token,
-        "store.url: memory: forgets everything when the process ends": settings.store.url.startswith("memory:"),
-        "server.console: the console page is public": settings.server.console,
+        f"server.host: {server.host} can be reached by others, who can read everything; "
+        "set server.tls_cert and tls_key": settings.environment == "development" and _in_the_clear(settings),
+        "server.trusted_proxies: none are named, so X-Forwarded-* is believed from this machine only, "
+        "and all clients of another proxy share the limits of its address": (
+            server.behind_proxy and not server.trusted_proxies
+        ),
+        "server.trusted_proxies: a whole address family is believed, so every client can choose its address": any(
+            proxy.endswith("/0") for proxy in server.trusted_proxies
+        ),
     }
+    if settings.environment in ("staging", "production"):
+        doubtful |= {
+            "auth.issuer: not set, tokens of any issuer that knows the secret are accepted": settings.auth.issuer
+            is None,
+            "auth.audience: not set, tokens made for other services are accepted": settings.auth.audience is None,
+            "store.url: memory: forgets everything when the process ends": settings.store.url.startswith("memory:"),
+            "server.console: the console page is public": server.console,
+        }
     return [line for line, doubt in doubtful.items() if doubt]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
@@ -62,12 +63,37 @@ def url(*beginnings: str) -> Rule:
 FLAG = Rule("true or false", lambda value: type(value) is bool)
 TEXT = Rule("text that is not empty", lambda value: encodes(value) and value != "")
 LIST = Rule("a list of text", lambda value: isinstance(value, tuple) and all(encodes(item) and item for item in value))
+
+
+def _is_network(text: object) -> bool:
+    try:
+        return encodes(text) and bool(ipaddress.ip_network(str(text), strict=False))
+    except ValueError:
+        return False
+
+
+NETWORKS = Rule(
+    "a list of addresses and networks, such as 10.0.0.5 or 10.1.0.0/16",
+    lambda value: isinstance(value, tuple) and all(_is_network(item) for item in value),
+)
 SECRET = Rule(
     f"at least {MIN_SECRET_BYTES} bytes of text",
     lambda value: encodes(value) and len(value.encode()) >= MIN_SECRET_BYTES,
 )
 POSITIVE = Rule("a number above 0", lambda value: finite(value) and value > 0)
 NOT_NEGATIVE = Rule("a number of at least 0", lambda value: finite(value) and value >= 0)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only programs of this machine reach a server that listens on *host*; a name must be localhost."""
+    if host.lower().rstrip(".") == "localhost":
+        return True
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return (mapped or address).is_loopback
 
 
 def mask_all(value: object) -> str:

@@ -10,6 +10,7 @@ from .rules import (
     ENVIRONMENTS,
     FLAG,
     LIST,
+    NETWORKS,
     NO_OVERRIDES,
     NOT_NEGATIVE,
     POSITIVE,
@@ -44,7 +45,7 @@ class Server:
     tls_key: str | None = _setting(None, TEXT.or_none())
     workers: int = _setting(1, whole(1))
     behind_proxy: bool = _setting(False, FLAG)
-    trusted_proxies: tuple[str, ...] = _setting((), LIST)
+    trusted_proxies: tuple[str, ...] = _setting((), NETWORKS)
     console: bool = _setting(False, FLAG, {"development": True})
 
 

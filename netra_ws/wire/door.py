@@ -23,15 +23,18 @@ from functools import partial
 import attrs
 import trio
 
-from netra_ws.access import choose_subprotocol, is_older_client, offered_subprotocols
+from netra_ws.access import Proxies, choose_subprotocol, is_older_client, offered_subprotocols
 from netra_ws.contexts.registry import Owner
 from netra_ws.errors import Refused, StoreError
 from netra_ws.identity import Identity
 from netra_ws.protocol.values import MAX_SEQ, read_id
 
+from .arrival import Arrival
+from .certificates import Certificates
 from .crowd import Crowd, Spare
 from .head import Head, Reply, Request, check_upgrade, json_reply, method_refused, refusal
 from .pump import Admitted, Wiring, serve_socket
+from .tls import end_and_drain
 
 logger = logging.getLogger(__name__)
 
@@ -62,9 +65,12 @@ class Door:
     Attributes:
         pages: Path → page; the page gets the head and the body of a POST.
         echo: Whether ``/ws/echo`` exists.
+        proxies: Whose word about a client is believed.
+        certificates: Makes the port speak TLS.
+        strict_s: Seconds for which clients that came by TLS are told to come so only; 0: not told.
         outcomes: How attempts to open a socket ended: ``accepted``, the code of the
-            refusal, ``handshake_timeout`` or, where places were few, ``handshake_hurried``; or
-            ``accept_error`` where the system had no room for one.
+            refusal, ``tls_failed``, ``proxy_failed``, ``handshake_timeout`` or, where places were few,
+            ``handshake_hurried``; or ``accept_error`` where the system had no room for one.
     """
 
     wiring: Wiring
@@ -73,9 +79,16 @@ class Door:
     pages: Mapping[str, Page]
     handshake_s: float
     echo: bool = False
+    proxies: Proxies = attrs.field(factory=Proxies)
+    certificates: Certificates | None = None
+    strict_s: int = 0
     outcomes: Counter[str] = attrs.field(factory=Counter)
     crowd: Crowd = attrs.field(factory=Crowd)
+    _arrival: Arrival = attrs.field(init=False)
     _told_at: float = float("-inf")
+
+    def __attrs_post_init__(self) -> None:
+        self._arrival = Arrival(self.proxies, self.certificates, self.outcomes)
 
     async def run(
         self,
@@ -139,6 +152,8 @@ class Door:
             request = Request(stream, _peer(stream))
             try:
                 with contextlib.suppress(Refused), trio.move_on_after(TURNED_AWAY_S):
+                    if not await self._arrival.prepare(request):
+                        return
                     await request.head()
                 full = Refused(503, "OVERLOADED", "The server has no room for more connections.", retry_after_s=5)
                 with contextlib.suppress(trio.BrokenResourceError), trio.move_on_after(TURNED_AWAY_S):
@@ -146,24 +161,27 @@ class Door:
             except trio.BrokenResourceError:
                 pass
             finally:
-                await _see_off(stream, TURNED_AWAY_S)
+                await _see_off(request.stream, TURNED_AWAY_S)
 
     async def _greet(self, stream: trio.SocketStream, token: object) -> None:
         try:
-            await self.greet(stream, _peer(stream))
+            await self._meet(Request(stream, _peer(stream), strict_s=self.strict_s), self._arrival)
         finally:
             self.crowd.places.release_on_behalf_of(token)
 
     async def greet(self, stream: trio.abc.Stream, peer: str) -> None:
+        """Serve one client that came another way than by the port; as ``_meet``."""
+        await self._meet(Request(stream, peer, isinstance(stream, trio.SSLStream), self.strict_s), None)
+
+    async def _meet(self, request: Request, arrival: Arrival | None) -> None:
         """Serve one client up to its answer or its seat; whatever it does, nothing is raised."""
-        request = Request(stream, peer)
         handed_over = hurried = False
         began = trio.current_time()
         self.crowd.under_way += 1
         try:
             with trio.move_on_after(self.handshake_s) as scope:
                 try:
-                    handed_over = await self._show(request, scope)
+                    handed_over = await self._show(request, arrival, scope)
                 except Refused as refused:
                     await request.answer(refusal(refused))
             if scope.cancelled_caught:
@@ -179,15 +197,19 @@ class Door:
         finally:
             if not handed_over:
                 # Who was hurried gets no answer, so there is none to wait for in a place that others need.
-                await _see_off(stream, 0.0 if hurried else GOODBYE_S)
+                await _see_off(request.stream, 0.0 if hurried else GOODBYE_S)
             self.crowd.under_way -= 1
 
-    async def _show(self, request: Request, scope: trio.CancelScope) -> bool:
+    async def _show(self, request: Request, arrival: Arrival | None, scope: trio.CancelScope) -> bool:
         """Answer a page, or seat a socket; return whether the stream belongs to somebody else now."""
         with self.crowd.waiting(scope):
+            if arrival is not None and not await arrival.prepare(request):
+                return False
             head = await request.head()
         if head is None:
             return False
+        if arrival is not None:
+            head = arrival.believe(request, head)
         if head.path in SOCKET_PATHS or (self.echo and head.path == ECHO_PATH):
             try:
                 await self._seat(request, head)
@@ -270,14 +292,8 @@ async def _try_answer(request: Request, correlation_id: str) -> None:
 
 
 async def _see_off(stream: trio.abc.Stream, patience_s: float = GOODBYE_S) -> None:
-    """Close so that the answer arrives: a close with unread data would reset the connection."""
+    """Close so that the answer arrives."""
     with trio.CancelScope(shield=True, deadline=trio.current_time() + patience_s):
-        try:
-            if isinstance(stream, trio.abc.HalfCloseableStream):
-                await stream.send_eof()
-                while await stream.receive_some(64 * 1024):
-                    pass
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
-            pass
+        await end_and_drain(stream)
     with trio.CancelScope(shield=True):
         await trio.aclose_forcefully(stream)

@@ -21,6 +21,8 @@ import trio
 
 from netra_ws.errors import Refused
 
+from .protection import protection
+
 MAX_HEAD_BYTES = 16 * 1024
 MAX_BODY_BYTES = 64 * 1024
 MAX_QUERY_FIELDS = 100
@@ -48,6 +50,7 @@ class Head:
         headers: Names in lower case.
         peer: Address of the client, without port.
         rest: Bytes that came behind the head of an upgrade.
+        https: Whether the client speaks TLS with us, or with a proxy that is believed.
     """
 
     method: str
@@ -57,6 +60,7 @@ class Head:
     peer: str
     http_version: str = "1.1"
     rest: bytes = attrs.field(default=b"", repr=False)
+    https: bool = False
 
     def get(self, name: bytes) -> bytes | None:
         """Return the first header of that lower-case name."""
@@ -99,14 +103,26 @@ def refusal(refused: Refused) -> Reply:
 
 @attrs.define
 class Request:
-    """One HTTP exchange on a stream: read the head, read a small body, answer."""
+    """One HTTP exchange on a stream: read the head, read a small body, answer.
+
+    Attributes:
+        https: Whether the client speaks TLS, with us or with a proxy that is believed.
+        strict_s: Seconds for which such a client is told to come by TLS only; 0: not told.
+    """
 
     stream: trio.abc.Stream
     peer: str
+    https: bool = False
+    strict_s: int = 0
     _h11: h11.Connection = attrs.field(
         factory=lambda: h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEAD_BYTES)
     )
     _head_only: bool = False
+
+    def feed(self, data: bytes) -> None:
+        """Take bytes that were read before anybody knew what they are."""
+        if data:
+            self._h11.receive_data(data)
 
     async def head(self) -> Head | None:
         """Read the head; None when the client left without sending one.
@@ -170,6 +186,7 @@ class Request:
             ("Content-Length", str(len(reply.body))),
             ("Connection", "Upgrade, close" if names_upgrade else "close"),  # RFC 9110 §7.8
             *reply.headers,
+            *protection(reply.content_type, reply.headers, self.strict_s if self.https else 0),
         ]
         reason = HTTPStatus(reply.status).phrase if reply.status in _STATUSES else ""
         response = h11.Response(status_code=reply.status, headers=headers, reason=reason.encode())
@@ -206,6 +223,7 @@ class Request:
             headers=[(bytes(name), bytes(value)) for name, value in request.headers],
             peer=self.peer,
             http_version=request.http_version.decode("latin-1"),
+            https=self.https,
         )
 
 

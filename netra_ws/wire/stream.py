@@ -14,7 +14,6 @@ trio-websocket calls closing only ends its reading here: it closes from two task
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections import deque
 from enum import Enum
@@ -29,6 +28,7 @@ from netra_ws.protocol.closing import CloseCode
 from netra_ws.protocol.codec import close_frame, ping_frame
 
 from .frames import Fragments
+from .tls import TlsStream, end_and_drain
 
 #: What stands for a Close frame without a code (RFC 6455 §7.1.5).
 NO_CODE = 1005
@@ -334,7 +334,8 @@ class Duplex(trio.abc.Stream):
             return Progress.REFILL
         if not data:
             return Progress.IDLE
-        self._tail = data  # cancelled in the middle: the connection ends, and nothing follows it
+        # Cancelled in the middle: our TLS has it, and sends it before the Close; another transport is torn.
+        self._tail = b"" if isinstance(self.transport, TlsStream) else data
         try:
             with self._age_budget() as scope:
                 await self.transport.send_all(data)
@@ -401,11 +402,7 @@ class Duplex(trio.abc.Stream):
             self._quiet = trio.Event()
             self.wake()
             await self._quiet.wait()
-        with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
-            if isinstance(self.transport, trio.abc.HalfCloseableStream):
-                await self.transport.send_eof()
-            while await self.transport.receive_some(SLICE):
-                pass
+        await end_and_drain(self.transport)
 
     async def abort(self) -> None:
         """Close now. Every close comes through here: descriptor numbers are used again by the system."""

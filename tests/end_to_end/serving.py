@@ -40,11 +40,15 @@ class ServerProcess:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"http{self._secure}://127.0.0.1:{self.port}"
+
+    @property
+    def _secure(self) -> str:
+        return "s" if "server.tls_cert" in self.overrides else ""
 
     @property
     def socket_url(self) -> str:
-        return f"ws://127.0.0.1:{self.port}/ws"
+        return f"ws{self._secure}://127.0.0.1:{self.port}/ws"
 
     def token(self, user: str, expires_s: float = 3600.0) -> str:
         return mint(SECRET, user, None, expires_s, time.time())

@@ -76,7 +76,7 @@ class Process:
                 assert self.popen is not None
                 assert self.popen.poll() is None, self.log()
                 await trio.sleep(0.01)
-        self.port = int(log.partition("http://127.0.0.1:")[2].split()[0])
+        self.port = int(log.partition("://127.0.0.1:")[2].split()[0])
 
     def spawn(self) -> None:
         """Start it without waiting."""
