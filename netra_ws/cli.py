@@ -346,8 +346,9 @@ def _check_command(args: argparse.Namespace) -> int:
 
 
 def _wrong_values(settings: Settings) -> list[str]:
-    """Return what only shows when the values are used, one line each."""
+    """Return what only shows when the values are used, one line each; no address is asked."""
     from netra_ws.access import OriginPolicy, Verifier
+    from netra_ws.keyring import file_problems
 
     def origins() -> None:
         OriginPolicy(settings.origins.allowed, bool(settings.origins.required), settings.environment)
@@ -356,7 +357,7 @@ def _wrong_values(settings: Settings) -> list[str]:
         if settings.auth.secret is not None:
             Verifier(settings.auth.secret)
 
-    found = []
+    found = file_problems(settings)
     for check in (origins, secret, lambda: _import_agents(settings)):
         try:
             check()

@@ -33,6 +33,7 @@ from netra_ws.history.recovery import EVERY_RUN, close_lost_runs
 from netra_ws.history.stores.contract import Store
 from netra_ws.history.streams import Streams
 from netra_ws.identity import Identity
+from netra_ws.keyring import Keyring, key_sources
 from netra_ws.measures import Histogram
 from netra_ws.policies import Authenticate, context_policy, make_admission, make_admit, public_config
 from netra_ws.settings import Settings, problems
@@ -269,7 +270,8 @@ async def _rooms(
     """Open the rooms from the bottom up."""
     # Everything that may be wrong with the settings is found before anything is opened.
     policy = context_policy(settings, agents)
-    admission = make_admission(settings)
+    keyring = Keyring(sources) if (sources := key_sources(settings)) else None
+    admission = make_admission(settings, None if keyring is None else keyring.public)
     store = world.store
     if store is None:
         store = make_store(settings.store.url, durability=_durability(settings))
@@ -288,6 +290,8 @@ async def _rooms(
     server = Server(settings, registry, streams, recorder, store, wiring, door)
     pages |= _pages(server, admission, commit, watchdog)
 
+    if keyring is not None:
+        await keyring.load()
     async with contextlib.AsyncExitStack() as stack:
         listeners = await _listen(settings) if world.listens else ()
         for listener in listeners:
@@ -304,6 +308,8 @@ async def _rooms(
             await close_lost_runs(store, streams, recorder)
             async with trio.open_nursery() as nursery:
                 watching = [watchdog.run] if world.watches else []
+                if keyring is not None:
+                    watching.append(keyring.run)
                 for task in (wiring.flusher.run, heartbeat.run, registry.watch_outages, *watching):
                     nursery.start_soon(task)
                 await nursery.start(registry.run)
