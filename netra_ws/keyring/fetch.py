@@ -78,10 +78,15 @@ async def _read(response: httpx.Response) -> Answer:
     if response.headers.get("content-encoding", "identity").lower() != "identity":
         raise Unread("answered in an encoding that was not asked for", lasting=True)
     body = bytearray()
-    async for piece in response.aiter_raw():
-        body += piece
-        if len(body) > MAX_SET_BYTES:
-            raise Unread(f"answered with more than {MAX_SET_BYTES} bytes", lasting=True)
+    with trio.CancelScope() as scope:
+        async for piece in response.aiter_raw():
+            body += piece
+            if len(body) > MAX_SET_BYTES:
+                # Left by a cancel at the next byte and not by a break: the library's generators, which stand one
+                # inside the other, close from the inside only.
+                scope.cancel()
+    if len(body) > MAX_SET_BYTES:
+        raise Unread(f"answered with more than {MAX_SET_BYTES} bytes", lasting=True)
     return Answer(bytes(body), refresh_after_s(response.headers.get("cache-control", "")))
 
 
