@@ -197,7 +197,7 @@ def _exit_now(status: int) -> None:
 def _announce(server: Server) -> None:
     lines = [f"Listening on {server.url}"]
     settings = server.settings
-    if settings.environment == "development" and settings.server.console:
+    if settings.environment == "development" and settings.server.console and not _leaves_secret_out(settings):
         token = _mint(settings, _own_name(), None, LOGIN_S)
         lines.append(f"Open {_base_url(settings.server.host, server.port)}/#token={token}")
     for line in lines:
@@ -256,7 +256,7 @@ def _mint(settings: Settings, user: str, permissions: Sequence[str] | None, expi
     """Sign a token that a server with these settings accepts.
 
     Raises:
-        ConfigError: There is no secret, or it cannot be one.
+        ConfigError: There is no secret, or it cannot be one, or the server would not look at it.
         ValueError: *user* cannot name a user.
     """
     from netra_ws.access import mint
@@ -264,8 +264,14 @@ def _mint(settings: Settings, user: str, permissions: Sequence[str] | None, expi
     auth = settings.auth
     if auth.secret is None and settings.environment != "development":
         raise ConfigError(f"auth.secret: not set, so there is nothing to sign with in {settings.environment}")
+    if _leaves_secret_out(settings):
+        raise ConfigError("auth.algorithms: HS256 is not among them, so a token signed with auth.secret is refused")
     claims = {name: value for name, value in (("iss", auth.issuer), ("aud", auth.audience)) if value is not None}
     return mint(auth.secret or development_secret(), user, permissions, expires_s, time.time(), **claims)
+
+
+def _leaves_secret_out(settings: Settings) -> bool:
+    return bool(settings.auth.algorithms) and "HS256" not in settings.auth.algorithms
 
 
 def _own_name() -> str:

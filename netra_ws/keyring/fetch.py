@@ -47,7 +47,7 @@ async def fetch(url: str, context: ssl.SSLContext) -> Answer:
     """
     try:
         with trio.fail_after(READ_S):
-            async with httpx.AsyncHTTPTransport(verify=context, trust_env=False) as transport:
+            async with httpx.AsyncHTTPTransport(verify=context) as transport:
                 response = await transport.handle_async_request(_request(url))
                 try:
                     return await _read(response)

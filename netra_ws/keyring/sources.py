@@ -19,7 +19,7 @@ from netra_ws.settings import Settings, mask_address
 if TYPE_CHECKING:
     from netra_ws.access.jwks import KeySet
 
-logger = logging.getLogger("netra_ws.keyring")
+logger = logging.getLogger(__name__)
 
 #: Returns the keys, or None when they are those of last time; and the seconds after which to ask again.
 Read = Callable[[], Awaitable["tuple[KeySet | None, float]"]]

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import trio
 import trio.testing
+import trustme
 
 from netra_ws.access.freshness import Unread
 from netra_ws.access.jwks import MAX_SET_BYTES
@@ -138,7 +139,6 @@ async def test_cancelled_in_the_middle() -> None:
 
 async def test_tls(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
     """A certificate must be of an authority that is trusted, and for that name."""
-    trustme = pytest.importorskip("trustme")
     authority = trustme.CA()
     authority.cert_pem.write_to_path(tmp_path / "ca.pem")
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))

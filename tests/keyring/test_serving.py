@@ -231,6 +231,14 @@ def test_tokens_are_signed_with_the_secret_only(tmp_path: Path) -> None:
     assert "auth.secret: not set, so there is nothing to sign with" in outcome.stderr
 
 
+def test_tokens_that_would_be_refused(tmp_path: Path) -> None:
+    """Where HS256 is not accepted, no token is made that nobody could use."""
+    environ = {"AUTH_JWKS_FILE": "keys.pem", "AUTH_ALGORITHMS": "ES256", "AUTH_SECRET": "s" * 32}
+    outcome = command(tmp_path, "token", "--user", "ada", **environ)
+    assert outcome.returncode == 1
+    assert "auth.algorithms: HS256 is not among them" in outcome.stderr
+
+
 @pytest.mark.parametrize("module", ["cryptography", "jwt", "httpx"])
 def test_a_server_with_a_secret_loads_no_more_than_before(module: str, tmp_path: Path) -> None:
     """What only public keys need is imported where there are some."""
