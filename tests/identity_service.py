@@ -10,7 +10,7 @@ from typing import Literal
 import attrs
 import trio
 
-Behaviour = Literal["answer", "hang", "hang in body", "drip", "cut", "silent close", "endless", "garbage"]
+Behaviour = Literal["answer", "hang", "hang in body", "drip", "cut", "silent close", "endless", "garbage", "raw"]
 
 
 @attrs.define(eq=False)
@@ -69,6 +69,8 @@ class IdentityService:
             await stream.send_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
             while True:
                 await stream.send_all(b"1000\r\n" + b" " * 4096 + b"\r\n")
+        elif self.behaviour == "raw":
+            await stream.send_all(self.body)
         elif self.behaviour == "garbage":
             await stream.send_all(b"\x00\xff" * 100 + b"\r\n\r\n")
 

@@ -1,13 +1,17 @@
 from __future__ import annotations
 
+import contextlib
 import logging
 import ssl
 from typing import Any
 
+import hypothesis
 import pytest
 import trio
 import trio.testing
 import trustme
+from hypothesis import given
+from hypothesis import strategies as st
 
 from netra_ws.access.freshness import Unread
 from netra_ws.access.jwks import MAX_SET_BYTES
@@ -77,6 +81,37 @@ async def test_a_broken_answer(behaviour: Any) -> None:
     async with identity_service(b"k" * 100) as service:
         service.behaviour = behaviour
         assert not (await failure(service.url)).lasting
+
+
+_PIECES = st.sampled_from(
+    [
+        b"HTTP/1.1 200 OK\r\n",
+        b"HTTP/1.1 100 Continue\r\n\r\n",
+        b"HTTP/1.1 101 Switching\r\n",
+        b"HTTP/0.9 999\r\n",
+        b"Content-Length: 5\r\n",
+        b"Content-Length: -1\r\n",
+        b"Transfer-Encoding: chunked\r\n",
+        b"Transfer-Encoding: gzip\r\n",
+        b"Cache-Control: max-age=\xff\r\n",
+        b"Content-Encoding: \xe9\r\n",
+        b"\r\n",
+        b"5\r\nhello\r\n",
+        b"fffffffffffffffff\r\n",
+        b"0\r\n\r\n",
+        b"X: " + b"y" * 200_000,
+    ]
+)
+
+
+@given(st.lists(_PIECES | st.binary(max_size=20), max_size=8).map(b"".join))
+@hypothesis.settings(max_examples=60, deadline=None)
+async def test_any_answer(answer: bytes) -> None:
+    """Whatever comes, it is an answer or a failure in a few words: nothing else can end the task that asks."""
+    async with identity_service(answer) as service:
+        service.behaviour = "raw"
+        with trio.fail_after(5), contextlib.suppress(Unread):
+            assert isinstance((await fetch(service.url, CONTEXT)).body, bytes)
 
 
 async def test_too_large() -> None:
