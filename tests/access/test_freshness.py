@@ -3,7 +3,7 @@ from __future__ import annotations
 import itertools
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from netra_ws.access.freshness import (
@@ -43,6 +43,7 @@ def test_cache_control(cache_control: str, after_s: float) -> None:
 
 
 @given(st.text(max_size=60) | st.text('max-age=0123456789, "no-store', max_size=40))
+@settings(deadline=None)
 def test_any_cache_control(text: str) -> None:
     """Whatever a service says stays within the bounds."""
     assert LEAST_REFRESH_S <= refresh_after_s(text) <= MOST_REFRESH_S
@@ -76,6 +77,7 @@ def test_keys_are_believed_for_a_day_of_failures() -> None:
 
 
 @given(st.lists(st.tuples(st.floats(0, 100), st.sampled_from(["hurry", "attempt"])), max_size=60), st.booleans())
+@settings(deadline=None)
 def test_hurry_has_a_pace(steps: list[tuple[float, str]], fails: bool) -> None:
     """However often a refresh is asked for, two attempts are never closer than the pace allows."""
     fresh, now, attempts = Freshness(0), 0.0, []

@@ -10,7 +10,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import dsa, ed448
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from netra_ws.access.jwks import Unusable, read_jwks, read_keys, read_pem
@@ -224,6 +224,7 @@ _GOOD = [jwk(kind, "a") for kind in KINDS]
 
 
 @given(st.sampled_from(_GOOD), st.dictionaries(_MEMBERS, _VALUES, max_size=4))
+@settings(deadline=None)
 def test_any_members(good: dict[str, Any], changes: dict[str, object]) -> None:
     """Whatever a service puts into a key, it is taken, or skipped with a line."""
     found = read_jwks(json.dumps({"keys": [good | changes, jwk("EdDSA", "good")]}).encode())
@@ -231,6 +232,7 @@ def test_any_members(good: dict[str, Any], changes: dict[str, object]) -> None:
 
 
 @given(st.binary(max_size=200) | st.binary(max_size=60).map(lambda rest: public_pem("ES256")[:80] + rest))
+@settings(deadline=None)
 def test_any_bytes(content: bytes) -> None:
     """Whatever a file holds is read or refused, never an error of ours."""
     with contextlib.suppress(Unusable):

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import jwt
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from netra_ws.access.jws import decode, encode, put_together, read_json, take_apart
@@ -16,6 +16,7 @@ JSON = st.recursive(
 
 
 @given(st.dictionaries(st.text(max_size=5), JSON, max_size=4))
+@settings(deadline=None)
 def test_the_form_is_that_of_another_library(claims: dict[str, object]) -> None:
     """What PyJWT writes is taken apart into what went in."""
     parts = take_apart(jwt.PyJWS().encode(put_together({}, claims), SECRET, "HS256"))
@@ -25,6 +26,7 @@ def test_the_form_is_that_of_another_library(claims: dict[str, object]) -> None:
 
 
 @given(st.binary(max_size=100))
+@settings(deadline=None)
 def test_base64url_has_one_form(content: bytes) -> None:
     """Bytes come back as they were; the same bytes written another way are refused."""
     text = encode(content)
@@ -45,6 +47,7 @@ def test_base64_that_is_none_of_it(text: str) -> None:
 
 
 @given(st.text("abcABC123-_.={}\n", max_size=40) | st.text(max_size=40))
+@settings(deadline=None)
 def test_any_text(token: str) -> None:
     """Whatever comes is taken apart or refused with ValueError."""
     try:
