@@ -229,7 +229,7 @@ def _announce(server: Server) -> None:
     for doubt in warnings(settings):
         logger.warning("%s", doubt)
     lines = [f"Listening on {server.url}"]
-    if settings.environment == "development" and settings.server.console:
+    if settings.environment == "development" and settings.server.console and not _leaves_secret_out(settings):
         token = _mint(settings, _own_name(), None, LOGIN_S)
         lines.append(f"Open {_base_url(settings, server.port)}/#token={token}")
     for line in lines:
@@ -287,7 +287,7 @@ def _mint(settings: Settings, user: str, permissions: Sequence[str] | None, expi
     """Sign a token that a server with these settings accepts.
 
     Raises:
-        ConfigError: There is no secret, or it cannot be one.
+        ConfigError: There is no secret, or it cannot be one, or the server would not look at it.
         ValueError: *user* cannot name a user.
     """
     from netra_ws.access import mint
@@ -295,8 +295,14 @@ def _mint(settings: Settings, user: str, permissions: Sequence[str] | None, expi
     auth = settings.auth
     if auth.secret is None and settings.environment != "development":
         raise ConfigError(f"auth.secret: not set, so there is nothing to sign with in {settings.environment}")
+    if _leaves_secret_out(settings):
+        raise ConfigError("auth.algorithms: HS256 is not among them, so a token signed with auth.secret is refused")
     claims = {name: value for name, value in (("iss", auth.issuer), ("aud", auth.audience)) if value is not None}
     return mint(auth.secret or development_secret(), user, permissions, expires_s, time.time(), **claims)
+
+
+def _leaves_secret_out(settings: Settings) -> bool:
+    return bool(settings.auth.algorithms) and "HS256" not in settings.auth.algorithms
 
 
 def _own_name() -> str:
@@ -378,8 +384,12 @@ def _check_command(args: argparse.Namespace) -> int:
 
 
 def _wrong_values(settings: Settings, doubts: list[str]) -> list[str]:
-    """Return what only shows when the values are used, one line each; add to *doubts* what is only doubtful."""
+    """Return what only shows when the values are used, one line each; add to *doubts* what is only doubtful.
+
+    No address is asked.
+    """
     from netra_ws.access import OriginPolicy, Verifier
+    from netra_ws.keyring import file_problems
     from netra_ws.wire.certificates import Certificates
 
     def origins() -> None:
@@ -394,7 +404,7 @@ def _wrong_values(settings: Settings, doubts: list[str]) -> list[str]:
         if server.tls_cert is not None and server.tls_key is not None:
             doubts.extend(Certificates(Path(server.tls_cert), Path(server.tls_key)).doubts())
 
-    found = []
+    found = file_problems(settings)
     for check in (origins, secret, certificates, lambda: _import_agents(settings)):
         try:
             check()

@@ -17,6 +17,7 @@ from netra_ws.access import (
     Admission,
     OriginPolicy,
     Proxies,
+    PublicKeys,
     Revocations,
     Verifier,
     issued_at,
@@ -94,28 +95,26 @@ def _on_disconnect(settings: Settings) -> Any:
     return settings.agents.on_disconnect
 
 
-def secret_of(settings: Settings) -> str:
+def secret_of(settings: Settings) -> str | None:
     """Return the secret that signs tokens: the given one, or in development the shared one of this user.
 
     Raises:
-        ConfigError: There is none.
+        ConfigError: It cannot be had.
     """
-    if settings.auth.secret is not None:
-        return settings.auth.secret
-    if settings.environment != "development":
-        raise ConfigError("auth.secret: required outside development")
-    return development_secret()
+    if settings.auth.secret is None and settings.environment == "development":
+        return development_secret()
+    return settings.auth.secret
 
 
-def make_admission(settings: Settings, revocations: Revocations) -> Admission:
-    """Return the lock of the door.
+def make_admission(settings: Settings, revocations: Revocations, public: PublicKeys | None = None) -> Admission:
+    """Return the lock of the door; *public* are the keys of identity services, if there are any.
 
     Raises:
-        ConfigError: There is no secret.
+        ConfigError: There is no key at all.
     """
     auth, origins, limits = settings.auth, settings.origins, settings.limits
     return Admission(
-        Verifier(secret_of(settings), auth.issuer, auth.audience, auth.leeway_s),
+        Verifier(secret_of(settings), auth.issuer, auth.audience, auth.leeway_s, public, auth.algorithms),
         OriginPolicy(origins.allowed, bool(origins.required), settings.environment),
         AddressTable(
             limits.max_tracked_addresses,

@@ -33,6 +33,7 @@ from netra_ws.history.recovery import EVERY_RUN, close_lost_runs
 from netra_ws.history.stores.contract import Store
 from netra_ws.history.streams import Streams
 from netra_ws.identity import Identity
+from netra_ws.keyring import Keyring, key_sources
 from netra_ws.measures import Histogram
 from netra_ws.policies import (
     Authenticate,
@@ -289,7 +290,8 @@ async def _rooms(
     # Everything that may be wrong with the settings is found before anything is opened.
     policy = context_policy(settings, agents)
     revocations = Revocations()
-    admission = make_admission(settings, revocations)
+    keyring = Keyring(sources) if (sources := key_sources(settings)) else None
+    admission = make_admission(settings, revocations, None if keyring is None else keyring.public)
     certificates = make_certificates(settings, world.clock) if world.listens else None
     store = world.store
     if store is None:
@@ -320,6 +322,8 @@ async def _rooms(
     server = Server(settings, registry, streams, recorder, store, wiring, door)
     pages |= _pages(server, admission, commit, watchdog)
 
+    if keyring is not None:
+        await keyring.load()
     async with contextlib.AsyncExitStack() as stack:
         listeners = await _listen(settings) if world.listens else ()
         for listener in listeners:
@@ -337,6 +341,8 @@ async def _rooms(
             await registry.remember_revocations()
             async with trio.open_nursery() as nursery:
                 watching = [watchdog.run] if world.watches else []
+                if keyring is not None:
+                    watching.append(keyring.run)
                 for task in (wiring.flusher.run, heartbeat.run, registry.watch_outages, *watching):
                     nursery.start_soon(task)
                 await nursery.start(registry.run)

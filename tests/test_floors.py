@@ -21,7 +21,7 @@ FLOORS = [
     "contexts",
     "wire",
     "pages",
-    "policies",
+    "policies keyring",
     "server",
     "cli chat bench compat testing __main__ __init__",
 ]
@@ -40,6 +40,8 @@ ONLY = {
     "alembic": {"history"},
     "psycopg": {"history"},
     "jwt": {"access"},
+    "cryptography": {"access"},
+    "httpx": {"keyring"},
 }
 WITHOUT_TRIO = {"errors", "identity", "signals", "protocol", "access", "settings"}
 

@@ -462,10 +462,6 @@ class TestProblems:
         ("name", "value"),
         [
             ("server.workers", 2),
-            ("auth.jwks_url", "https://a.example/jwks"),
-            ("auth.jwks_file", "jwks.json"),
-            ("auth.algorithms", ["RS256"]),
-            ("auth.algorithms", []),
             ("backplane.url", "redis://h"),
             ("llm.base_url", "http://h/v1"),
             ("llm.model", "m"),
@@ -483,6 +479,86 @@ class TestProblems:
         """Outside development a secret is required."""
         settings = Settings.make({"origins.required": False}, environment=environment)
         assert [line.partition(":")[0] for line in problems(settings)] == ["auth.secret"]
+
+    @pytest.mark.parametrize("environment", ["testing", "staging", "production"])
+    @pytest.mark.parametrize("name", ["auth.jwks_url", "auth.jwks_file"])
+    def test_public_keys_in_place_of_a_secret(self, name: str, environment: str) -> None:
+        """Public keys are as good as a secret; without a secret, nothing can be said about HS256."""
+        good = {"origins.required": False, name: "https://id.example/jwks"}
+        assert problems(Settings.make(good, environment=environment)) == []
+        (line,) = problems(Settings.make({**good, "auth.algorithms": ["ES256", "HS256"]}, environment=environment))
+        assert line == "auth.algorithms: HS256 needs auth.secret"
+
+    @pytest.mark.parametrize(
+        ("algorithms", "told"),
+        [
+            (["none"], "'none' is none of HS256, RS256, ES256, EdDSA"),
+            (["HS384"], "'HS384' is none of"),
+            (["hs256"], "'hs256' is none of"),
+            (["a\nb"], r"'a\nb' is none of"),
+            (["RS256"], "RS256 needs auth.jwks_url or auth.jwks_file"),
+        ],
+        ids=["none", "HS384", "case", "line", "no key"],
+    )
+    def test_algorithms_that_nothing_serves(self, algorithms: list[str], told: str) -> None:
+        """An algorithm that is unknown, or that no key can serve, is one line each."""
+        (line,) = problems(Settings.make({"auth.algorithms": algorithms}))
+        assert line.startswith("auth.algorithms: ")
+        assert told in line
+        assert len(problems(Settings.make({"auth.algorithms": [*algorithms, "PS256"]}))) == 2
+
+    def test_algorithms_that_the_keys_need(self) -> None:
+        """HS256 with a secret and no list at all can start; a list that leaves the public keys out cannot."""
+        for algorithms in ([], ["HS256"]):
+            assert problems(Settings.make({"auth.algorithms": algorithms})) == []
+        (line,) = problems(Settings.make({"auth.jwks_file": "k", "auth.algorithms": ["HS256"]}))
+        assert "one of RS256, ES256, EdDSA is needed" in line
+
+    @pytest.mark.parametrize(
+        "url",
+        [
+            "https://id.example/.well-known/jwks.json?tenant=7",
+            "https://[2001:db8::1]:8443/",
+            "http://127.0.0.1:80/jwks",
+            "http://[::1]/jwks",
+            "http://localhost:1/",
+        ],
+    )
+    def test_addresses_of_keys(self, url: str) -> None:
+        """https goes everywhere, http to this machine only."""
+        assert problems(Settings.make({"auth.jwks_url": url})) == []
+
+    @pytest.mark.parametrize(
+        ("url", "told"),
+        [
+            ("http://id.example/jwks", "http://id.example/jwks: expected https"),
+            ("http://127.0.0.1.example/", "expected https"),
+            ("http://10.0.0.1/", "expected https"),
+            ("ftp://id.example/", "expected https"),
+            ("file:///etc/passwd", "not a URL"),
+            ("jwks.json", "not a URL"),
+            ("https://", "not a URL"),
+            ("https://id.example:many/", "not a URL"),
+            ("https://[::1/", "not a URL"),
+            ("https://id.example/a b", "not a URL"),
+            ("https://id.example/\r\nX-Evil: 1", "not a URL"),
+            ("https://ann:hidden@id.example/jwks", "https://id.example/jwks: a user or password"),
+            ("https://id.example/jwks#hidden", "https://id.example/jwks: a fragment"),
+            ("http://id.example/jwks?key=hidden", "http://id.example/jwks: expected https"),
+            ("https://ann:hid/den@id.example/", ""),
+            ("https://ann:hid#den@id.example/", ""),
+            ("hidden:x@y", "not a URL"),
+        ],
+    )
+    def test_addresses_that_are_none(self, url: str, told: str) -> None:
+        """An address that cannot be had safely is one line, which shows neither password nor query."""
+        (line,) = problems(Settings.make({"auth.jwks_url": url}))
+        assert line.startswith("auth.jwks_url: ")
+        assert told in line
+        assert not any(piece in line for piece in ("hidden", "hid", "den@", "ann"))
+        shown = {row.name: row.value_text for row in describe(load({"auth.jwks_url": url}, None, {}, Path("/")))}
+        assert not any(piece in shown["auth.jwks_url"] for piece in ("hidden", "hid", "den@", "ann"))
+        assert "hid" not in repr(Settings.make({"auth.jwks_url": url}))
 
     @pytest.mark.parametrize("environment", ["staging", "production"])
     def test_origins(self, environment: str) -> None:

@@ -3,6 +3,7 @@
 from .admission import Admission as Admission
 from .admission import Head as Head
 from .admission import Statistics as Statistics
+from .keys import PublicKeys as PublicKeys
 from .limits import AddressTable as AddressTable
 from .limits import Budgets as Budgets
 from .limits import RateLimit as RateLimit
@@ -30,6 +31,7 @@ __all__ = [
     "OriginFault",
     "OriginPolicy",
     "Proxies",
+    "PublicKeys",
     "RateLimit",
     "Revocation",
     "Revocations",

@@ -1,39 +1,34 @@
 """Where a token is found in a request, and what makes it good.
 
-A token is a JWT in compact form (RFC 7515 §7.1) signed with HMAC-SHA256. The clock is handed in:
-PyJWT checks only the signature here, because its own checks read the system's clock.
+A token is a JWT in compact form (RFC 7515 §7.1), signed with the secret or with a key of an identity
+service. Claims are checked here and not by a library, because the clock is handed in.
 """
 
 from __future__ import annotations
 
 import binascii
-import json
 import re
 from base64 import urlsafe_b64decode
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NoReturn
 
 import attrs
-import jwt
 
 from netra_ws.errors import ConfigError, Refused
 from netra_ws.identity import DEFAULT_PERMISSIONS, Identity, is_user_id
+
+from .jws import Compact, encode, put_together, read_json, take_apart
+from .keys import PUBLIC_ALGORITHMS, SECRET_ALGORITHM, PublicKeys, Secret
 
 Headers = Sequence[tuple[bytes, bytes]]
 
 #: Far above any token of ours, far below what would make parsing a burden.
 MAX_TOKEN_BYTES = 8192
-#: HMAC-SHA256 keys below its output size are guessable (RFC 7518 §3.2); PyJWT would take one byte.
-MIN_SECRET_BYTES = 32
 #: The last second of the year 9999: a time above it is a slip (milliseconds) and breaks calendars.
 _LAST_SECOND = 253_402_300_799
-#: Fixed: who lets a token choose its algorithm accepts "none", and public keys as secrets.
-_ALGORITHM = "HS256"
-_SIGNATURES = jwt.PyJWS([_ALGORITHM])
 _CARRYING = ("jwt-auth.", "jwt.", "bearer.")
 _BEARER = re.compile(r"bearer[ \t]+(\S.*)", re.IGNORECASE)
 _PART = re.compile(r"[A-Za-z0-9_-]+")
-_JWT = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+")
 _ENCODED = re.compile(r"[A-Za-z0-9_-]+={0,2}")
 
 
@@ -130,22 +125,38 @@ class Verifier:
     """Turns a token into the identity it proves.
 
     Attributes:
-        secret: HMAC key, at least 32 bytes as UTF-8.
+        secret: HMAC key, at least 32 bytes as UTF-8; None where only public keys count.
         issuer: What ``iss`` must be; None accepts any.
         audience: What ``aud`` must be or hold; None accepts any.
         leeway_s: How far the clocks of issuer and server may differ.
+        public: Keys of an identity service, which change while tokens are checked; None for none.
+        algorithms: Further restriction of what the keys can check; empty for none.
 
     Raises:
-        ConfigError: the secret is too short, or is a public key by its looks.
+        ConfigError: the secret is too short, or is a public key by its looks; or there is no key at all.
     """
 
-    secret: str = attrs.field(repr=False)
+    secret: str | None = attrs.field(repr=False)
     issuer: str | None = None
     audience: str | None = None
     leeway_s: float = 5.0
-    _key: bytes = attrs.field(
-        init=False, repr=False, eq=False, default=attrs.Factory(lambda self: _key(self.secret), takes_self=True)
-    )
+    public: PublicKeys | None = attrs.field(default=None, repr=False, eq=False)
+    algorithms: Sequence[str] = ()
+    _key: Secret | None = attrs.field(init=False, repr=False, eq=False)
+    _allowed: frozenset[str] = attrs.field(init=False, repr=False, eq=False)
+
+    @_key.default
+    def _read_secret(self) -> Secret | None:
+        if self.secret is None and self.public is None:
+            raise ConfigError("auth.secret: there is neither a secret nor a public key")
+        return None if self.secret is None else Secret.of(self.secret)
+
+    @_allowed.default
+    def _usable_algorithms(self) -> frozenset[str]:
+        usable = {SECRET_ALGORITHM} if self.secret is not None else set()
+        if self.public is not None:
+            usable |= set(PUBLIC_ALGORITHMS)
+        return frozenset(usable & set(self.algorithms or usable))
 
     def verify(self, token: str | None, now: float) -> Identity:
         """Return who the token stands for at *now*, in Unix seconds.
@@ -171,19 +182,38 @@ class Verifier:
         )
 
     def _signed_claims(self, token: str) -> dict[str, Any]:
-        if len(token) > MAX_TOKEN_BYTES or not _JWT.fullmatch(token):
+        if len(token) > MAX_TOKEN_BYTES:
             _refuse_invalid("it is not a JWT")
+        # Before the signature is known to be good, nothing is told about the reason.
         try:
-            signed = _SIGNATURES.decode_complete(token, self._key, algorithms=[_ALGORITHM])
-            claims = json.loads(signed["payload"], parse_constant=_no_constant)
-        except (jwt.PyJWTError, ValueError, TypeError, RecursionError):
-            # Before the signature is known to be good, nothing is told about the reason.
+            parts = take_apart(token)
+        except ValueError:
             _refuse_invalid("it was not signed here")
-        if "crit" in signed["header"]:  # RFC 7515 §4.1.11: what we do not understand, we must refuse
+        if not self._is_signed(parts):
+            _refuse_invalid("it was not signed here")
+        # RFC 7515 §4.1.11: what we do not understand, we must refuse; b64 is RFC 7797's, which says crit besides.
+        if "crit" in parts.header or parts.header.get("b64", True) is not True:
             _refuse_invalid("unknown critical header")
+        try:
+            claims = read_json(parts.payload)
+        except ValueError:
+            claims = None
         if not isinstance(claims, dict):
             _refuse_invalid("its claims are not an object")
         return claims
+
+    def _is_signed(self, parts: Compact) -> bool:
+        """Whether a key of the algorithm that the header names made the signature.
+
+        Of the header only ``alg`` and ``kid`` are looked at: a key or address that a token brings
+        along (``jwk``, ``jku``, ``x5c``, ``x5u``) proves nothing.
+        """
+        algorithm, kid = parts.header.get("alg"), parts.header.get("kid")
+        if not isinstance(algorithm, str) or algorithm not in self._allowed or not isinstance(kid, str | None):
+            return False
+        if algorithm == SECRET_ALGORITHM:
+            return self._key is not None and self._key.verifies(parts.signed, parts.signature)
+        return self.public is not None and self.public.verifies(algorithm, kid, parts.signed, parts.signature)
 
     def _check_origin_and_use(self, claims: Mapping[str, Any]) -> None:
         if self.issuer is not None and claims.get("iss") != self.issuer:
@@ -209,10 +239,6 @@ class Verifier:
                 headers=(("WWW-Authenticate", 'Bearer error="invalid_token"'),),
             )
         return expires_at
-
-
-def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not JSON")
 
 
 def _time(claims: Mapping[str, Any], name: str) -> float | None:
@@ -241,18 +267,6 @@ def _token_id(claims: Mapping[str, Any]) -> str | None:
     return token_id
 
 
-def _key(secret: str) -> bytes:
-    try:
-        key = secret.encode()
-        _SIGNATURES.get_algorithm_by_name(_ALGORITHM).prepare_key(key)
-    except (UnicodeEncodeError, jwt.PyJWTError) as exc:
-        # A public key or certificate is known to everybody; PyJWT knows their looks.
-        raise ConfigError("auth.secret: must be secret text, not a public key or certificate") from exc
-    if len(key) < MIN_SECRET_BYTES:
-        raise ConfigError(f"auth.secret: at least {MIN_SECRET_BYTES} bytes are needed")
-    return key
-
-
 def mint(
     secret: str, user: str, permissions: Iterable[str] | None, expires_s: float, now: float, **claims: object
 ) -> str:
@@ -270,5 +284,5 @@ def mint(
     content: dict[str, object] = {"sub": user, "iat": int(now), "exp": round(now + expires_s, 3)}
     if permissions is not None:
         content["permissions"] = list(permissions)
-    payload = json.dumps({**content, **claims}, separators=(",", ":")).encode()
-    return _SIGNATURES.encode(payload, _key(secret), _ALGORITHM)
+    signed = put_together({"alg": SECRET_ALGORITHM, "typ": "JWT"}, {**content, **claims})
+    return f"{signed.decode()}.{encode(Secret.of(secret).sign(signed))}"

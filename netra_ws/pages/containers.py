@@ -11,6 +11,7 @@ from typing import Literal
 
 import attrs
 
+from netra_ws.access.keys import MAX_KEYS
 from netra_ws.agents import processes, watchdog
 from netra_ws.contexts import connection, dispatch, memory, quota, registry
 from netra_ws.history import cursor, recorder, stream
@@ -103,6 +104,25 @@ CONTAINERS: tuple[Container, ...] = (
         policy="a kick that would need one more ends what is there and answers QUOTA_EXCEEDED",
         shown='bounded_size{what="revocations"}',
         size=lambda s: len(s.registry.revocations),
+    ),
+    Container(
+        what="public_keys",
+        where=("access/keys.py PublicKeys._shelves",),
+        per="process",
+        bound=lambda s: 2 * MAX_KEYS,
+        unit="keys of a file and of an address",
+        policy="a set with more is not taken; the keys of before stay",
+        shown='jwks_refreshes_total{outcome="failed"}',
+        size=lambda s: len(s.admission.verifier.public or ()),
+    ),
+    Container(
+        what="key_file_thread",
+        where=("keyring/sources.py FileReader._threads",),
+        per="process",
+        bound=lambda s: 1,
+        unit="worker threads",
+        policy="the next look waits, and is given up",
+        shown='jwks_refreshes_total{outcome="failed"}',
     ),
     # Users, connections, commands.
     Container(
@@ -448,6 +468,7 @@ CONTAINERS: tuple[Container, ...] = (
         where=(
             "access/admission.py Admission._auth",
             "access/admission.py Admission._origins_refused",
+            "access/keys.py PublicKeys._refreshes",
             "contexts/counts.py RunCounts.ended",
             "contexts/counts.py RunCounts.seconds",
             "contexts/registry.py Registry.commands",

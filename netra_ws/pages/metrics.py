@@ -90,6 +90,9 @@ class Metrics(Collector):
         yield _counter("runs", "Runs ended.", ["agent", "status", "cancelled_by"], registry.runs.ended)
         yield _counter("closes", "Connections closed.", ["code"], _single(counts.closes))
         yield _counter("auth", "Tokens looked at.", ["outcome"], _single(admission.auth))
+        public = sources.admission.verifier.public
+        read = {} if public is None else public.statistics(trio.current_time()).refreshes
+        yield _counter("jwks_refreshes", "Public keys read, or not.", ["outcome"], _single(read))
         yield _counter("origins_refused", "Origins refused.", ["reason"], _single(admission.origins_refused))
         yield _counter("rate_limited", "Refused by a budget.", ["budget"], limited)
         yield _counter("replays", "Resumes asked for.", ["outcome"], _single(counts.replays))

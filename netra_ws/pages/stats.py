@@ -70,6 +70,7 @@ class Stats:
             "messages_out": counts.messages_out + sum(connection.traffic.messages_out for connection in live),
             "errors": dict(errors),
             "auth": dict(admission.auth),
+            "keys": _keys(sources),
             "origins_refused": dict(admission.origins_refused),
             "rate_limited": admission.rate_limited,
             "connections_total": dict(sources.door.outcomes),
@@ -92,6 +93,16 @@ def check_operator(sources: Sources, head: Head) -> bool:
     if not identity.may("operator"):
         raise Refused(403, "FORBIDDEN", "This needs the permission operator.")
     return True
+
+
+def _keys(sources: Sources) -> dict[str, Any] | None:
+    """Return how fresh the public keys are; None where tokens are checked with a secret only."""
+    public = sources.admission.verifier.public
+    if public is None:
+        return None
+    numbers = public.statistics(trio.current_time())
+    age_s = None if numbers.age_s is None else round(numbers.age_s, 3)
+    return {"count": numbers.count, "last_refresh_age_s": age_s, "failures": numbers.failures}
 
 
 def _user(context: UserContext) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import attrs
 
+from netra_ws.access import freshness
 from netra_ws.agents import watchdog
 from netra_ws.contexts import dispatch, registry
 from netra_ws.history import recorder
@@ -66,6 +67,28 @@ WAITS: tuple[Wait, ...] = (
         within_s=lambda s: s.door.handshake_s,
         ends=f"timing.handshake_s; {crowd.HURRIED_S:g} s where handshakes are crowded",
         shown='connections_total{outcome="handshake_timeout"}',
+    ),
+    Wait(
+        what="the moment at which public keys are read again",
+        where=("keyring/ring.py Keyring.run",),
+        within_s=lambda s: freshness.MOST_REFRESH_S,
+        ends="that moment; a token with an unknown kid, not more often than "
+        f"every {freshness.EARLY_S:g} s; the end of the server",
+        shown="jwks_refreshes_total",
+    ),
+    Wait(
+        what="the answer of an identity service, or of the file system with its keys; no request waits for it",
+        where=("keyring/fetch.py fetch", "keyring/fetch.py _read"),
+        within_s=lambda s: freshness.READ_S,
+        ends="the last byte, or the bound",
+        shown='jwks_refreshes_total{outcome="failed"}',
+    ),
+    Wait(
+        what="a worker thread that reads a set of public keys",
+        where=("keyring/sources.py from_address.read",),
+        within_s=None,
+        ends="the reading of a set of bounded size",
+        shown="jwks_refreshes_total",
     ),
     Wait(
         what="the client's end after its HTTP answer",

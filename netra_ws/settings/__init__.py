@@ -13,6 +13,7 @@ from .loading import Loaded as Loaded
 from .loading import load as load
 from .rules import ENVIRONMENTS as ENVIRONMENTS
 from .rules import MIN_SECRET_BYTES as MIN_SECRET_BYTES
+from .rules import mask_address as mask_address
 from .rules import mask_url as mask_url
 from .secret import development_secret as development_secret
 from .sections import LEAVES as LEAVES

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 
 import attrs
 
+from .keys import has_public_keys, key_problems
 from .loading import Loaded
 from .rules import MIN_SECRET_BYTES, is_loopback
 from .sections import LEAVES, Settings
@@ -47,11 +48,11 @@ def _value_text(value: object) -> str:
 
 def problems(settings: Settings) -> list[str]:
     """Return what stops a start with these settings, one line each; none means that it can start."""
-    return [*_not_available(settings), *_unsafe(settings)]
+    return [*_not_available(settings), *_unsafe(settings), *key_problems(settings)]
 
 
 def _not_available(settings: Settings) -> Iterator[str]:
-    server, auth, llm = settings.server, settings.auth, settings.llm
+    server, llm = settings.server, settings.llm
     origins, limits, usual = settings.origins, settings.limits, Settings(environment=settings.environment)
     later = {
         "origins.strikes, strike_window_s and max_tracked": (
@@ -60,9 +61,6 @@ def _not_available(settings: Settings) -> Iterator[str]:
         ),
         "limits.max_jobs_per_connection": limits.max_jobs_per_connection != usual.limits.max_jobs_per_connection,
         "server.workers above 1": server.workers > 1,
-        "auth.jwks_url": auth.jwks_url is not None,
-        "auth.jwks_file": auth.jwks_file is not None,
-        "auth.algorithms other than HS256": auth.algorithms != ("HS256",),
         "backplane.url other than local:": settings.backplane.url != "local:",
         "llm.base_url": llm.base_url is not None,
         "llm.model": llm.model is not None,
@@ -76,8 +74,11 @@ def _not_available(settings: Settings) -> Iterator[str]:
 def _unsafe(settings: Settings) -> Iterator[str]:
     environment, auth, origins = settings.environment, settings.auth, settings.origins
     yield from _exposed(settings)
-    if environment != "development" and auth.secret is None:
-        yield f"auth.secret: required in {environment}, at least {MIN_SECRET_BYTES} bytes"
+    if environment != "development" and auth.secret is None and not has_public_keys(settings):
+        yield (
+            f"auth.secret: required in {environment}, at least {MIN_SECRET_BYTES} bytes; "
+            "or public keys by auth.jwks_url or auth.jwks_file"
+        )
     if environment in ("staging", "production") and not origins.allowed and origins.required is not False:
         yield (
             f"origins.allowed: no page may connect in {environment}; list the origins, "
@@ -122,8 +123,7 @@ def warnings(settings: Settings) -> list[str]:
     }
     if settings.environment in ("staging", "production"):
         doubtful |= {
-            "auth.issuer: not set, tokens of any issuer that knows the secret are accepted": settings.auth.issuer
-            is None,
+            "auth.issuer: not set, tokens of any issuer that has a key are accepted": settings.auth.issuer is None,
             "auth.audience: not set, tokens made for other services are accepted": settings.auth.audience is None,
             "store.url: memory: forgets everything when the process ends": settings.store.url.startswith("memory:"),
             "server.console: the console page is public": server.console,

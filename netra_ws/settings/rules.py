@@ -16,6 +16,8 @@ NO_OVERRIDES: Mapping[str, object] = MappingProxyType({})
 ENVIRONMENTS = ("development", "testing", "staging", "production")
 #: HMAC-SHA256 keys below its output size are guessable (RFC 7518 §3.2); PyJWT would take one byte.
 MIN_SECRET_BYTES = 32
+#: What tokens may be signed with: the first by the secret, the others by public keys.
+ALGORITHMS = ("HS256", "RS256", "ES256", "EdDSA")
 
 
 @attrs.frozen
@@ -98,6 +100,19 @@ def is_loopback(host: str) -> bool:
 
 def mask_all(value: object) -> str:
     return "not set" if value is None else "***"
+
+
+def mask_address(url: object) -> str:
+    """Return the URL without user, password, query and fragment: an address is told, nothing that opens it."""
+    if url is None:
+        return "not set"
+    scheme, separator, rest = str(url).partition("://")
+    before, _, after = rest.rpartition("@")
+    if not separator:
+        return "***"
+    if re.search(r"[?#/]", before):  # what was not quoted may be a password that goes on, or a query
+        return f"{scheme}{separator}***"
+    return f"{scheme}{separator}{re.split(r'[?#]', after, maxsplit=1)[0]}"
 
 
 def mask_url(url: object) -> str:

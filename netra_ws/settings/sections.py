@@ -17,6 +17,7 @@ from .rules import (
     SECRET,
     TEXT,
     Rule,
+    mask_address,
     mask_all,
     mask_url,
     one_of,
@@ -35,6 +36,10 @@ def _setting(
     return attrs.field(default=default, validator=rule, repr=mask or True, metadata=metadata)
 
 
+def _algorithms_text(value: object) -> str:
+    return ", ".join(value) if isinstance(value, tuple) and value else "what the keys need"
+
+
 @attrs.frozen
 class Server:
     """Where the server listens; port 0 picks one."""
@@ -51,12 +56,15 @@ class Server:
 
 @attrs.frozen
 class Auth:
-    """How tokens are checked; without a secret, development uses ``development_secret()``."""
+    """How tokens are checked; without a secret, development uses ``development_secret()``.
+
+    Empty ``algorithms`` are those that the keys need: HS256 with a secret, RS256, ES256 and EdDSA with public keys.
+    """
 
     secret: str | None = _setting(None, SECRET.or_none(), mask=mask_all)
-    jwks_url: str | None = _setting(None, TEXT.or_none(), mask=mask_url)
+    jwks_url: str | None = _setting(None, TEXT.or_none(), mask=mask_address)
     jwks_file: str | None = _setting(None, TEXT.or_none())
-    algorithms: tuple[str, ...] = _setting(("HS256",), LIST)
+    algorithms: tuple[str, ...] = _setting((), LIST, mask=_algorithms_text)
     issuer: str | None = _setting(None, TEXT.or_none())
     audience: str | None = _setting(None, TEXT.or_none())
     leeway_s: float = _setting(5.0, NOT_NEGATIVE)

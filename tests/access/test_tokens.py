@@ -1,13 +1,23 @@
 import base64
+import contextlib
 import hashlib
 import hmac
 import json
 import math
+import time
+from typing import Any
 
+import attrs
+import jwt
 import pytest
-from hypothesis import example, given
+from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 
+from netra_ws.access.jwks import read_jwks
+from netra_ws.access.keys import PublicKeys
 from netra_ws.access.tokens import (
     MAX_TOKEN_BYTES,
     Verifier,
@@ -19,6 +29,7 @@ from netra_ws.access.tokens import (
 )
 from netra_ws.errors import ConfigError, Refused
 from netra_ws.identity import DEFAULT_PERMISSIONS, Identity, is_user_id
+from tests.key_pairs import KINDS, jwk, jwks, pair, public_pem, signed_by
 
 SECRET = "s" * 32
 NOW = 1_763_000_000.0
@@ -53,6 +64,13 @@ def refusal(token: str | None, verifier: Verifier = VERIFIER, now: float = NOW) 
 
 def offer(*entries: str) -> list[tuple[bytes, bytes]]:
     return [(b"sec-websocket-protocol", ", ".join(entries).encode())]
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=5) | st.sampled_from(["HS256", "none", "my-EdDSA"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=5,
+)
 
 
 class TestCarriers:
@@ -324,6 +342,260 @@ class TestVerify:
             VERIFIER.verify(TOKEN[:-1] + "!", NOW)
         assert TOKEN[:10] not in str(caught.value)
         assert SECRET not in repr(VERIFIER)
+
+
+def service(*keys: Any) -> PublicKeys:
+    """Return keys as a server has them that trusts one identity service."""
+    public = PublicKeys()
+    public.replace("test", read_jwks(jwks(*keys)).keys, 0.0)
+    return public
+
+
+#: All kinds of keys together, the secret among them.
+ALL = Verifier(SECRET, public=service(*(jwk(kind, f"my-{kind}") for kind in KINDS)))
+#: What a client of the identity service does not have.
+FOREIGN = 7
+
+
+def der(raw: bytes) -> bytes:
+    return encode_dss_signature(int.from_bytes(raw[:32], "big"), int.from_bytes(raw[32:], "big"))
+
+
+def with_signature(token: str, signature: bytes) -> str:
+    return f"{token.rpartition('.')[0]}.{encoded(signature)}"
+
+
+class TestPublicKeys:
+    @pytest.mark.parametrize("algorithm", KINDS)
+    @pytest.mark.parametrize("named", [True, False])
+    def test_good_tokens(self, algorithm: str, named: bool) -> None:
+        """A token that another library signed is accepted, with and without a kid, beside tokens of the secret."""
+        token = signed_by(algorithm, f"my-{algorithm}" if named else None, now=NOW, permissions=["read"], jti="t1")
+        identity = ALL.verify(token, NOW)
+        assert identity == Identity("ada", frozenset({"read"}), int(NOW) + 60, "t1")
+        assert Verifier(None, public=ALL.public).verify(token, NOW) == identity
+        assert ALL.verify(TOKEN, NOW).user_id == "ada"
+
+    def test_ours_are_read_by_another_library(self) -> None:
+        """What ``mint`` signs is a JWT."""
+        token = mint(SECRET, "Zoë", ["read"], 60, time.time(), aud="us")
+        assert jwt.decode(token, SECRET, ["HS256"], audience="us")["sub"] == "Zoë"
+
+    @pytest.mark.parametrize("algorithm", KINDS)
+    @pytest.mark.parametrize(
+        ("claims", "code"),
+        [
+            ({"exp": int(NOW) - 5}, "TOKEN_EXPIRED"),
+            ({"exp": None}, "TOKEN_INVALID"),
+            ({"exp": "soon"}, "TOKEN_INVALID"),
+            ({"sub": 5}, "TOKEN_INVALID"),
+            ({"sub": ""}, "TOKEN_INVALID"),
+            ({"nbf": NOW + 6}, "TOKEN_INVALID"),
+            ({"iat": NOW + 6}, "TOKEN_INVALID"),
+            ({"iss": "you"}, "TOKEN_INVALID"),
+            ({"aud": "them"}, "TOKEN_INVALID"),
+            ({"aud": ["them"]}, "TOKEN_INVALID"),
+            ({"jti": 5}, "TOKEN_INVALID"),
+            ({"more": "x" * MAX_TOKEN_BYTES}, "TOKEN_INVALID"),
+        ],
+        ids=lambda value: next(iter(value)) if isinstance(value, dict) else value,
+    )
+    def test_claims(self, algorithm: str, claims: dict[str, Any], code: str) -> None:
+        """The rules for claims are the same whoever signed."""
+        verifier = attrs.evolve(ALL, issuer="me", audience="us")
+        good = {"sub": "ada", "exp": int(NOW) + 60, "iss": "me", "aud": ["us"], "nbf": NOW + 5, "iat": NOW + 5}
+        assert verifier.verify(self.signed(algorithm, good), NOW).user_id == "ada"
+        assert refusal(self.signed(algorithm, good | claims), verifier) == code
+        for missing in ("sub", "exp", "iss", "aud"):
+            less = {name: value for name, value in good.items() if name != missing}
+            assert refusal(self.signed(algorithm, less), verifier) == "TOKEN_INVALID"
+
+    @staticmethod
+    def signed(algorithm: str, claims: dict[str, Any]) -> str:
+        return jwt.PyJWS().encode(json.dumps(claims).encode(), pair(algorithm), algorithm)
+
+    @pytest.mark.parametrize("algorithm", KINDS)
+    def test_foreign_keys(self, algorithm: str) -> None:
+        """A key that is not in the set signs nothing, under whatever name; neither does a changed token."""
+        for kid in (None, f"my-{algorithm}", "other"):
+            assert refusal(signed_by(algorithm, kid, FOREIGN, now=NOW), ALL) == "TOKEN_INVALID"
+        head, _, signature = signed_by(algorithm, now=NOW).split(".")
+        other = encoded(json.dumps({"sub": "eve", "exp": NOW + 60}).encode())
+        assert refusal(f"{head}.{other}.{signature}", ALL) == "TOKEN_INVALID"
+
+    @pytest.mark.parametrize("kind", KINDS)
+    @pytest.mark.parametrize("form", ["pem", "pem without end", "der", "jwk"])
+    def test_a_public_key_is_no_secret(self, kind: str, form: str) -> None:
+        """HS256 is checked with the secret alone: who knows the public key in any form cannot sign with it."""
+        pem = public_pem(kind)
+        secret = {
+            "pem": pem,
+            "pem without end": pem.rstrip(),
+            "der": pair(kind).public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo),
+            "jwk": json.dumps(jwk(kind)).encode(),
+        }[form]
+        for kid in (None, f"my-{kind}"):
+            header = {"alg": "HS256", **({"kid": kid} if kid else {})}
+            content = f"{encoded(json.dumps(header).encode())}.{TOKEN.split('.')[1]}"
+            token = f"{content}.{encoded(hmac.digest(secret, content.encode(), 'sha256'))}"
+            assert refusal(token, ALL) == "TOKEN_INVALID"
+            assert refusal(token, Verifier(None, public=ALL.public)) == "TOKEN_INVALID"
+
+    @pytest.mark.parametrize(
+        "algorithm", ["none", "None", "NONE", "", "HS384", "RS384", "PS256", "ES384", "ES256K", "eddsa"]
+    )
+    def test_other_algorithms(self, algorithm: str) -> None:
+        """Only the four names count, in exactly that case, whatever stands for a signature."""
+        content = f"{encoded(json.dumps({'alg': algorithm}).encode())}.{TOKEN.split('.')[1]}"
+        for signature in ("", "AA", TOKEN.split(".")[2], encoded(bytes(64)), encoded(bytes(256))):
+            assert refusal(f"{content}.{signature}", ALL) == "TOKEN_INVALID"
+
+    @pytest.mark.parametrize("name", KINDS)
+    @pytest.mark.parametrize("made_by", KINDS)
+    def test_a_name_over_another_signature(self, name: str, made_by: str) -> None:
+        """A good signature of one kind under the name of another is none."""
+        header = encoded(json.dumps({"alg": name, "kid": f"my-{made_by}"}).encode())
+        content = f"{header}.{TOKEN.split('.')[1]}"
+        kinds = {"RS256": RSAAlgorithm(RSAAlgorithm.SHA256), "ES256": ECAlgorithm(ECAlgorithm.SHA256)}
+        signature = kinds.get(made_by, OKPAlgorithm()).sign(content.encode(), pair(made_by))
+        token = f"{content}.{encoded(signature)}"
+        if name == made_by:
+            assert ALL.verify(token, NOW).user_id == "ada"
+        else:
+            assert refusal(token, ALL) == "TOKEN_INVALID"
+
+    @pytest.mark.parametrize(
+        "kid",
+        [
+            "../../dev/null",
+            "/etc/passwd",
+            "' OR 1=1 --",
+            "my-RS256\0",
+            "x" * 5000,
+            "",
+            "\ud800",
+            5,
+            True,
+            ["my-RS256"],
+            {},
+        ],
+        ids=["path", "file", "sql", "nul", "huge", "empty", "surrogate", "number", "true", "list", "object"],
+    )
+    def test_odd_names(self, kid: object) -> None:
+        """A kid is looked up and nothing else; one that is no text is refused even over a good signature."""
+        header = encoded(json.dumps({"alg": "RS256", "kid": kid}).encode())
+        content = f"{header}.{TOKEN.split('.')[1]}"
+        signature = RSAAlgorithm(RSAAlgorithm.SHA256).sign(content.encode(), pair("RS256"))
+        assert refusal(f"{content}.{encoded(signature)}", ALL) == "TOKEN_INVALID"
+
+    @pytest.mark.parametrize("algorithm", KINDS)
+    def test_keys_that_a_token_brings_along(self, algorithm: str) -> None:
+        """jwk, jku, x5u and x5c in a header are not looked at."""
+        own = jwk(algorithm, "my-own", FOREIGN)
+        header = {
+            "jwk": own,
+            "jku": "http://127.0.0.1:1/jwks",
+            "x5u": "http://127.0.0.1:1/x5u",
+            "x5c": ["AAAA"],
+        }
+        for kid in (None, "my-own", f"my-{algorithm}"):
+            assert refusal(signed_by(algorithm, kid, FOREIGN, now=NOW, header=header), ALL) == "TOKEN_INVALID"
+        assert ALL.verify(signed_by(algorithm, now=NOW, header=header), NOW).user_id == "ada"
+
+    def test_signatures_on_curves(self) -> None:
+        """ES256 is r and s in 64 bytes (RFC 7518 §3.4): not DER, not zeros, not longer or shorter."""
+        token = signed_by("ES256", now=NOW)
+        raw = jwt.utils.base64url_decode(token.rpartition(".")[2])
+        assert ALL.verify(with_signature(token, raw), NOW).user_id == "ada"
+        order = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
+        whole = order.to_bytes(32, "big")
+        for signature in (
+            der(raw),
+            bytes(64),
+            raw[:32] + bytes(32),
+            bytes(32) + raw[32:],
+            whole + whole,
+            whole + raw[32:],
+            raw + b"\0",
+            b"\0" + raw,
+            raw[:-1],
+            bytes(1),
+            b"\x30\x06\x02\x01\x00\x02\x01\x00",
+        ):
+            assert refusal(with_signature(token, signature), ALL) == "TOKEN_INVALID"
+
+    @given(st.sampled_from(KINDS), st.booleans(), st.binary(max_size=300), st.none() | st.text(max_size=10))
+    @settings(deadline=None)
+    def test_any_signature(self, algorithm: str, named: bool, signature: bytes, kid: str | None) -> None:
+        """Whatever stands for a signature is refused in the one way."""
+        header = {"alg": algorithm, "kid": f"my-{algorithm}" if named else kid}
+        content = f"{encoded(json.dumps(header).encode())}.{TOKEN.split('.')[1]}"
+        assert refusal(f"{content}.{encoded(signature)}", ALL) == "TOKEN_INVALID"
+
+    @given(st.dictionaries(st.sampled_from(["alg", "kid", "crit", "b64", "jwk", "typ", "zip"]), JSON, max_size=4))
+    @settings(deadline=None)
+    def test_any_header(self, header: dict[str, object]) -> None:
+        """Whatever a header says, the token is accepted or refused."""
+        content = f"{encoded(json.dumps({'alg': 'EdDSA'} | header).encode())}.{TOKEN.split('.')[1]}"
+        signature = OKPAlgorithm().sign(content.encode(), pair("EdDSA"))
+        with contextlib.suppress(Refused):
+            assert ALL.verify(f"{content}.{encoded(signature)}", NOW).user_id == "ada"
+
+    @pytest.mark.parametrize("crit", [{"crit": ["exp"]}, {"crit": []}, {"crit": ["b64"], "b64": True}, {"b64": None}])
+    def test_critical_headers(self, crit: dict[str, Any]) -> None:
+        """What a header calls critical is refused, over whatever good signature."""
+        content = f"{encoded(json.dumps({'alg': 'EdDSA', **crit}).encode())}.{TOKEN.split('.')[1]}"
+        signature = OKPAlgorithm().sign(content.encode(), pair("EdDSA"))
+        assert refusal(f"{content}.{encoded(signature)}", ALL) == "TOKEN_INVALID"
+
+    def test_nothing_is_told_before_the_signature_is_known(self) -> None:
+        """An expired token of a foreign key reads like any other bad one."""
+        texts = set()
+        for token in (
+            signed_by("RS256", "my-RS256", FOREIGN, now=NOW - 1000),
+            signed_by("RS256", "nobody", now=NOW),
+            signed_by("ES256", "my-ES256", FOREIGN, now=NOW, sub=""),
+            with_signature(TOKEN, b"x"),
+            "a.b.c",
+        ):
+            with pytest.raises(Refused) as caught:
+                ALL.verify(token, NOW)
+            texts.add(str(caught.value))
+        assert len(texts) == 1
+
+    def test_only_chosen_algorithms(self) -> None:
+        """A restriction holds for the secret and for public keys."""
+        tokens = {"HS256": TOKEN, **{kind: signed_by(kind, now=NOW) for kind in KINDS}}
+        for chosen in tokens:
+            verifier = attrs.evolve(ALL, algorithms=(chosen,))
+            for name, token in tokens.items():
+                if name == chosen:
+                    assert verifier.verify(token, NOW).user_id == "ada"
+                else:
+                    assert refusal(token, verifier) == "TOKEN_INVALID"
+        assert refusal(TOKEN, attrs.evolve(ALL, algorithms=("none", "HS512"))) == "TOKEN_INVALID"
+
+    def test_no_key_at_all(self) -> None:
+        """A lock without any key is a mistake; one whose keys are gone opens to nobody."""
+        with pytest.raises(ConfigError, match=r"auth\.secret"):
+            Verifier(None)
+        empty = Verifier(None, public=PublicKeys())
+        for token in (TOKEN, *(signed_by(kind, now=NOW) for kind in KINDS)):
+            assert refusal(token, empty) == "TOKEN_INVALID"
+
+    def test_only_an_unknown_name_asks_for_keys(self) -> None:
+        """A refresh is asked for by tokens of unknown keys, not by bad tokens of known ones or of no use."""
+        asked: list[None] = []
+        public = service(jwk("RS256", "one"))
+        public.on_unknown = lambda: asked.append(None)
+        verifier = Verifier(SECRET, public=public)
+        quiet = (signed_by("RS256", "one", now=NOW - 1000), signed_by("RS256", "one", FOREIGN, now=NOW), TOKEN, "a.b.c")
+        for token in quiet:
+            with contextlib.suppress(Refused):
+                verifier.verify(token, NOW)
+        assert asked == []
+        assert refusal(signed_by("RS256", "two", now=NOW), verifier) == "TOKEN_INVALID"
+        assert asked == [None]
 
 
 class TestSecret:
