@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+import contextlib
+import logging
+import secrets
+import traceback
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
 from typing import Any
 
 import attrs
 import trio
 
-from netra_ws.access import AddressTable, Admission, OriginPolicy, Verifier
+from netra_ws.access import AddressTable, Admission, OriginPolicy, Strikes, Verifier
 from netra_ws.agents.agent import Agent, collect_agents
 from netra_ws.agents.builtin.assistant import make_assistant
 from netra_ws.agents.builtin.echo import echo
+from netra_ws.agents.failures import leaves
 from netra_ws.agents.request import RunPolicy
 from netra_ws.contexts.policy import ContextPolicy
 from netra_ws.errors import ConfigError, Refused
@@ -19,9 +25,11 @@ from netra_ws.identity import Identity
 from netra_ws.measures import memory_bytes
 from netra_ws.settings import Settings, development_secret
 from netra_ws.version import __version__
-from netra_ws.wire.door import SOCKET_PATHS, Admit
+from netra_ws.wire.door import SOCKET_PATHS, Admit, Identify
 from netra_ws.wire.head import Head
 from netra_ws.wire.pump import PROTOCOL
+
+logger = logging.getLogger(__name__)
 
 Authenticate = Callable[[Head], Awaitable[Identity]]
 
@@ -91,15 +99,18 @@ def secret_of(settings: Settings) -> str:
     return development_secret()
 
 
-def make_admission(settings: Settings) -> Admission:
+def make_admission(settings: Settings, *, tokens: bool = True) -> Admission:
     """Return the lock of the door.
+
+    Args:
+        tokens: Whether tokens say who somebody is; where the program has a rule of its own, no secret is needed.
 
     Raises:
         ConfigError: There is no secret.
     """
     auth, origins, limits = settings.auth, settings.origins, settings.limits
     return Admission(
-        Verifier(secret_of(settings), auth.issuer, auth.audience, auth.leeway_s),
+        Verifier(secret_of(settings), auth.issuer, auth.audience, auth.leeway_s) if tokens else None,
         OriginPolicy(origins.allowed, bool(origins.required), settings.environment),
         AddressTable(
             limits.max_tracked_addresses,
@@ -107,38 +118,92 @@ def make_admission(settings: Settings) -> Admission:
             limits.failed_connects_per_minute_per_address,
         ),
         auth.query_token,
+        Strikes(origins.strikes, origins.strike_window_s, origins.max_tracked),
     )
 
 
-def make_admit(
-    admission: Admission, authenticate: Authenticate | None, clock: Callable[[], float], high: int | None
-) -> Admit:
-    """Return what decides who comes in; with *authenticate*, that says who it is instead of a token.
+def make_identify(
+    admission: Admission, authenticate: Authenticate | None, clock: Callable[[], float], patience_s: float
+) -> Identify:
+    """Return the one way to find out who sent a head, for sockets and pages alike.
+
+    Args:
+        authenticate: The program's own rule, which says who it is instead of a token; tickets stay.
+        patience_s: Seconds that the rule has.
+    """
+
+    async def identify(head: Head, *, tickets: bool = True) -> Identity:
+        admission.screen(head, clock(), head.peer)
+        if authenticate is None or (tickets and head.query.get("ticket")):
+            return admission.identify(head, clock(), head.peer, tickets=tickets)
+        try:
+            identity = await _ask(authenticate, head, patience_s)
+        except Refused as refused:
+            admission.note_failure(refused, clock(), head.peer)
+            raise
+        admission.note_success(identity, clock(), head.peer)
+        return identity
+
+    return identify
+
+
+async def _ask(authenticate: Authenticate, head: Head, patience_s: float) -> Identity:
+    """Ask a program's own rule.
+
+    Raises:
+        Refused: What the rule raised, also inside groups; 503 ``UNAVAILABLE`` when it takes too long,
+            500 ``INTERNAL`` when it fails.
+    """
+    try:
+        with trio.move_on_after(patience_s):
+            identity = await authenticate(head)
+            if not isinstance(identity, Identity):
+                raise TypeError("authenticate must return an Identity")
+            return identity
+    except Exception as exc:  # the program's code, which may fail in any way
+        raise _refusal_of(exc) from None
+    logger.error("authenticate did not answer within %g s", patience_s)
+    raise Refused(503, "UNAVAILABLE", "The server cannot tell now who you are.", retry_after_s=2)
+
+
+def _refusal_of(exc: Exception) -> Refused:
+    causes = leaves(exc)
+    refused = next((cause for cause in causes if isinstance(cause, Refused)), None)
+    if refused is not None:
+        return refused
+    correlation_id = secrets.token_hex(4)
+    # Neither text nor lines of the traceback: they may quote the head, and with it a cookie or a token.
+    for cause in causes[:3]:
+        frames = traceback.extract_tb(cause.__traceback__)
+        where = f"{frames[-1].filename}:{frames[-1].lineno}" if frames else "?"
+        logger.error("authenticate failed with %s at %s [%s]", type(cause).__qualname__, where, correlation_id)
+    return Refused(500, "INTERNAL", f"The server failed; its log has it under {correlation_id}.")
+
+
+def make_admit(admission: Admission, identify: Identify, clock: Callable[[], float], high: int | None) -> Admit:
+    """Return what decides who comes in; a ticket is used up when its bearer has got a seat.
 
     Args:
         high: Bytes of memory above which nobody comes in, or None.
     """
 
-    async def admit(head: Head) -> Identity:
+    @asynccontextmanager
+    async def admit(head: Head) -> AsyncIterator[Identity]:
         if high is not None and memory_bytes() > high:
             raise Refused(503, "OVERLOADED", "The server has no memory for more connections.", retry_after_s=5)
-        now = clock()
-        if authenticate is None:
-            return admission.admit(head, now, head.peer)
-        admission.screen(head, now, head.peer)
-        try:
-            return await authenticate(head)
-        except Refused:
-            admission.addresses.failed(head.peer, now)
-            raise
+        identity = await identify(head)
+        ticket = admission.ticket_of(head)
+        # From the look at the ticket to here nobody else had a turn.
+        with contextlib.nullcontext() if ticket is None else admission.tickets.use(ticket, clock()):
+            yield identity
 
     return admit
 
 
-def public_config(settings: Settings, policy: ContextPolicy) -> dict[str, Any]:
-    """Return what ``/ws/config`` tells everybody."""
-    carriers = ["header", "subprotocol"]
-    if settings.auth.query_token:
+def public_config(settings: Settings, policy: ContextPolicy, *, tokens: bool = True) -> dict[str, Any]:
+    """Return what ``/ws/config`` tells everybody; without *tokens* the program has a rule of its own."""
+    carriers = ["header", "subprotocol", "ticket"] if tokens else ["ticket"]
+    if tokens and settings.auth.query_token:
         carriers.append("query")
     limits = settings.limits
     return {
@@ -147,7 +212,7 @@ def public_config(settings: Settings, policy: ContextPolicy) -> dict[str, Any]:
         "protocols": [PROTOCOL],
         "version": __version__,
         "environment": settings.environment,
-        "auth": {"methods": ["jwt"], "carriers": carriers},
+        "auth": {"methods": ["jwt" if tokens else "custom", "ticket"], "carriers": carriers},
         "limits": {
             "max_message_bytes": limits.max_message_bytes,
             "messages_per_minute": limits.messages_per_minute,

@@ -34,10 +34,10 @@ from netra_ws.history.stores.contract import Store
 from netra_ws.history.streams import Streams
 from netra_ws.identity import Identity
 from netra_ws.measures import Histogram
-from netra_ws.policies import Authenticate, context_policy, make_admission, make_admit, public_config
+from netra_ws.policies import Authenticate, context_policy, make_admission, make_admit, make_identify, public_config
 from netra_ws.settings import Settings, problems
 from netra_ws.version import __version__
-from netra_ws.wire.door import Door, Page
+from netra_ws.wire.door import Door, Identify, Page
 from netra_ws.wire.flusher import Flusher
 from netra_ws.wire.heartbeat import Heartbeat
 from netra_ws.wire.pump import CLOSE_S, Wiring
@@ -175,8 +175,10 @@ async def open_server(
     Args:
         settings: Development defaults when None.
         agents: More agents by name.
-        authenticate: Replaces tokens: takes the request head, returns who it is or raises ``Refused``.
-            Origins and the limits per address are checked before it.
+        authenticate: Replaces tokens, for sockets and pages alike, so no secret is needed: takes the
+            request head, returns who it is or raises ``Refused``. Origins and the limits per address are
+            checked before it, and a ``?ticket=`` in its place. It has half of ``timing.handshake_s``.
+            Pages that say something to everybody ask it where there is an Authorization or a Cookie.
         surroundings: Clock, dice, store and door in place of the usual ones.
 
     Raises:
@@ -186,7 +188,7 @@ async def open_server(
         OSError: The address cannot be listened on.
     """
     settings = settings or Settings()
-    if found := problems(settings):
+    if found := problems(settings, tokens=authenticate is None):
         raise ConfigError("\n".join(found))
     failure: Exception | None = None
     stop, stopped = trio.Event(), trio.Event()
@@ -269,7 +271,7 @@ async def _rooms(
     """Open the rooms from the bottom up."""
     # Everything that may be wrong with the settings is found before anything is opened.
     policy = context_policy(settings, agents)
-    admission = make_admission(settings)
+    admission = make_admission(settings, tokens=authenticate is None)
     store = world.store
     if store is None:
         store = make_store(settings.store.url, durability=_durability(settings))
@@ -283,10 +285,11 @@ async def _rooms(
     wiring = Wiring(store, Flusher(), heartbeat, settings.timing.handshake_s, registry.count, clock)
     pages: dict[str, Page] = {}
     high = settings.limits.memory_high_mb
-    admit = make_admit(admission, authenticate, clock, None if high is None else high * 2**20)
+    identify = make_identify(admission, authenticate, clock, settings.timing.handshake_s / 2)
+    admit = make_admit(admission, identify, clock, None if high is None else high * 2**20)
     door = Door(wiring, registry, admit, pages, settings.timing.handshake_s, settings.environment == "testing")
     server = Server(settings, registry, streams, recorder, store, wiring, door)
-    pages |= _pages(server, admission, commit, watchdog)
+    pages |= _pages(server, admission, identify, commit, watchdog)
 
     async with contextlib.AsyncExitStack() as stack:
         listeners = await _listen(settings) if world.listens else ()
@@ -335,14 +338,18 @@ async def _listen(settings: Settings) -> Sequence[trio.SocketListener]:
     return listeners
 
 
-def _pages(server: Server, admission: Admission, commit: Histogram, watchdog: Watchdog) -> dict[str, Page]:
+def _pages(
+    server: Server, admission: Admission, identify: Identify, commit: Histogram, watchdog: Watchdog
+) -> dict[str, Page]:
     # Imported late: prometheus-client takes a tenth of the time until we listen.
     from netra_ws.pages.assets import load_assets
     from netra_ws.pages.bounds import Bounds
     from netra_ws.pages.health import Health
     from netra_ws.pages.metrics import Metrics
+    from netra_ws.pages.origins import Unblock
     from netra_ws.pages.sources import Sources
     from netra_ws.pages.stats import Stats
+    from netra_ws.pages.tickets import TicketDesk
 
     settings = server.settings
     high = settings.limits.memory_high_mb
@@ -356,7 +363,8 @@ def _pages(server: Server, admission: Admission, commit: Histogram, watchdog: Wa
         heartbeat=server.wiring.heartbeat,
         door=server.door,
         admission=admission,
-        config=public_config(settings, server.registry.policy),
+        identify=identify,
+        config=public_config(settings, server.registry.policy, tokens=admission.verifier is not None),
         memory_high_bytes=None if high is None else high * 2**20,
         longest_end_s=longest_end_s(settings),
         commit=commit,
@@ -373,6 +381,8 @@ def _pages(server: Server, admission: Admission, commit: Histogram, watchdog: Wa
         "/ws/config": stats.config,
         "/ws/stats": stats.stats,
         "/ws/bounds": Bounds(sources).page,
+        "/ws/ticket": TicketDesk(sources).page,
+        "/ws/unblock": Unblock(sources).page,
         "/metrics": Metrics(sources).page,
         **{path: asset.page for path, asset in load_assets(console=settings.server.console).items()},
     }

@@ -9,6 +9,9 @@ from .limits import RateLimit as RateLimit
 from .limits import ping_budget as ping_budget
 from .origins import OriginFault as OriginFault
 from .origins import OriginPolicy as OriginPolicy
+from .strikes import Strikes as Strikes
+from .tickets import Issued as Issued
+from .tickets import Tickets as Tickets
 from .tokens import Verifier as Verifier
 from .tokens import choose_subprotocol as choose_subprotocol
 from .tokens import find_token as find_token
@@ -21,10 +24,13 @@ __all__ = [
     "Admission",
     "Budgets",
     "Head",
+    "Issued",
     "OriginFault",
     "OriginPolicy",
     "RateLimit",
     "Statistics",
+    "Strikes",
+    "Tickets",
     "Verifier",
     "choose_subprotocol",
     "find_token",

@@ -11,6 +11,7 @@ from typing import Literal
 
 import attrs
 
+from netra_ws.access import tickets
 from netra_ws.agents import processes, watchdog
 from netra_ws.contexts import connection, dispatch, memory, quota, registry
 from netra_ws.history import cursor, recorder, stream
@@ -94,6 +95,38 @@ CONTAINERS: tuple[Container, ...] = (
         policy="the least recently seen is forgotten",
         shown='bounded_size{what="addresses"}',
         size=lambda s: len(s.admission.addresses),
+    ),
+    Container(
+        what="origin_strikes",
+        where=(
+            "access/strikes.py Strikes._struck",
+            "access/strikes.py Strikes._blocked",
+            "access/strikes.py Strikes._origins",
+        ),
+        per="process",
+        bound=lambda s: s.admission.strikes.max_tracked,
+        unit="pairs of origin and address; of one address no more than origins.strikes",
+        policy="what has expired goes first, then the oldest that is not blocked, then the block that ends first",
+        shown='origins_blocked, origins_refused_total{reason="blocked"}',
+        size=lambda s: len(s.admission.strikes),
+    ),
+    Container(
+        what="tickets",
+        where=("access/tickets.py Tickets._tickets",),
+        per="process",
+        bound=lambda s: s.admission.tickets.max_total,
+        unit=f"tickets, each of at most {tickets.TICKET_S:g} s",
+        policy="what has expired goes first; then 503 OVERLOADED with Retry-After",
+        shown="tickets_issued_total",
+        size=lambda s: len(s.admission.tickets),
+    ),
+    Container(
+        what="tickets_of_user",
+        where=("access/tickets.py Tickets._of_user",),
+        per="user",
+        bound=lambda s: s.admission.tickets.max_of_user,
+        policy="the oldest is forgotten",
+        shown='auth_total{outcome="ticket_invalid"}',
     ),
     # Users, connections, commands.
     Container(
@@ -439,6 +472,7 @@ CONTAINERS: tuple[Container, ...] = (
         where=(
             "access/admission.py Admission._auth",
             "access/admission.py Admission._origins_refused",
+            "access/limits.py AddressTable.refused",
             "contexts/counts.py RunCounts.ended",
             "contexts/counts.py RunCounts.seconds",
             "contexts/registry.py Registry.commands",

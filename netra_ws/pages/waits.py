@@ -66,6 +66,13 @@ WAITS: tuple[Wait, ...] = (
         shown='connections_total{outcome="handshake_timeout"}',
     ),
     Wait(
+        what="a program's own rule, asked who it is",
+        where=(),
+        within_s=lambda s: s.door.handshake_s / 2,
+        ends="its answer, or the bound: 503 UNAVAILABLE",
+        shown='connections_total{outcome="UNAVAILABLE"}, auth_total{outcome="failed"}',
+    ),
+    Wait(
         what="the client's end after its HTTP answer",
         where=("wire/door.py _see_off",),
         within_s=lambda s: door.GOODBYE_S,

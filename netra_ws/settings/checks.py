@@ -45,19 +45,19 @@ def _value_text(value: object) -> str:
     return str(value)
 
 
-def problems(settings: Settings) -> list[str]:
-    """Return what stops a start with these settings, one line each; none means that it can start."""
-    return [*_not_available(settings), *_unsafe(settings)]
+def problems(settings: Settings, *, tokens: bool = True) -> list[str]:
+    """Return what stops a start with these settings, one line each; none means that it can start.
+
+    Args:
+        tokens: Whether tokens say who somebody is, and not a rule of the program's own.
+    """
+    return [*_not_available(settings), *_unsafe(settings, tokens)]
 
 
 def _not_available(settings: Settings) -> Iterator[str]:
     server, auth, llm = settings.server, settings.auth, settings.llm
-    origins, limits, usual = settings.origins, settings.limits, Settings(environment=settings.environment)
+    limits, usual = settings.limits, Settings(environment=settings.environment)
     later = {
-        "origins.strikes, strike_window_s and max_tracked": (
-            (origins.strikes, origins.strike_window_s, origins.max_tracked)
-            != (usual.origins.strikes, usual.origins.strike_window_s, usual.origins.max_tracked)
-        ),
         "limits.max_jobs_per_connection": limits.max_jobs_per_connection != usual.limits.max_jobs_per_connection,
         "server.tls_cert": server.tls_cert is not None,
         "server.tls_key": server.tls_key is not None,
@@ -77,9 +77,9 @@ def _not_available(settings: Settings) -> Iterator[str]:
             yield f"{what}: not available yet"
 
 
-def _unsafe(settings: Settings) -> Iterator[str]:
+def _unsafe(settings: Settings, tokens: bool) -> Iterator[str]:
     environment, auth, origins = settings.environment, settings.auth, settings.origins
-    if environment != "development" and auth.secret is None:
+    if tokens and environment != "development" and auth.secret is None:
         yield f"auth.secret: required in {environment}, at least {MIN_SECRET_BYTES} bytes"
     if environment in ("staging", "production") and not origins.allowed and origins.required is not False:
         yield (
