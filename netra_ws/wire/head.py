@@ -42,9 +42,9 @@ class Head:
 
     method: str
     path: str
-    query: Mapping[str, str]
-    headers: Headers
-    peer: str
+    query: Mapping[str, str] = attrs.field(repr=False)  # either may hold a token or a ticket
+    headers: Headers = attrs.field(repr=False)
+    peer: str = attrs.field()
     http_version: str = "1.1"
     rest: bytes = b""
 
