@@ -162,6 +162,11 @@ async def _ask(authenticate: Authenticate, head: Head, patience_s: float) -> Ide
             return identity
     except Exception as exc:  # the program's code, which may fail in any way
         raise _refusal_of(exc) from None
+    except BaseExceptionGroup as exc:  # it failed while it was cancelled: told here, or it is logged with its text
+        faults, stops = exc.split(Exception)
+        if isinstance(faults, Exception):
+            _refusal_of(faults)
+        raise stops or exc from None
     logger.error("authenticate did not answer within %g s", patience_s)
     raise Refused(503, "UNAVAILABLE", "The server cannot tell now who you are.", retry_after_s=2)
 

@@ -166,6 +166,31 @@ async def test_a_rule_that_hangs_is_bounded(autojump_clock: trio.testing.MockClo
         assert trio.current_time() - started == pytest.approx(5)
 
 
+async def test_a_rule_that_fails_while_it_is_cancelled_tells_nothing(
+    autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whoever leaves while the rule is at work cancels it; what it raises then is logged without its text."""
+
+    async def fail_late(head: Head) -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            raise Leaky(repr(head.headers))
+
+    async def rule(head: Head) -> Identity:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(fail_late, head)
+            nursery.start_soon(trio.sleep_forever)
+        raise AssertionError
+
+    identify = make_identify(make_admission(settings(), tokens=False), rule, lambda: 0.0, 5.0)
+    with trio.move_on_after(1) as scope:
+        await identify(Head("GET", "/ws", {}, [(b"cookie", MARK.encode())], "192.0.2.1"))
+    assert scope.cancelled_caught
+    assert "Leaky" in caplog.text
+    assert MARK not in caplog.text
+
+
 async def test_a_rule_that_hangs_leaves_time_for_the_answer(server: StartServer) -> None:
     """The client of a rule that hangs is answered within ``timing.handshake_s``."""
 

@@ -55,7 +55,8 @@ class Statistics:
         origins_refused: Count by the words of ``OriginFault``, and ``blocked``.
         origins_tracked: Pairs of origin and address remembered now, also those that are blocked.
         origins_blocked: Pairs that are blocked now.
-        rate_limited: Attempts refused by the budgets of their address: ``connects``, ``failed_connects``.
+        rate_limited: Attempts refused by the budgets of their address, ``connects`` and
+            ``failed_connects``, and ``tickets`` that nobody got because there were too many.
         addresses_tracked: Addresses remembered now.
         tickets: Tickets that may be used now.
         tickets_issued: Tickets made since the start.
@@ -103,6 +104,7 @@ class Admission:
     _auth: Counter[str] = attrs.field(init=False, factory=Counter, repr=False)
     _origins_refused: Counter[str] = attrs.field(init=False, factory=Counter, repr=False)
     _tickets_issued: int = attrs.field(init=False, default=0, repr=False)
+    _tickets_refused: int = attrs.field(init=False, default=0, repr=False)
 
     def admit(self, head: Head, now: float, peer: str) -> Identity:
         """Return who sent *head* from the address *peer* at *now*, in Unix seconds; a ticket stays as it is.
@@ -203,7 +205,11 @@ class Admission:
 
     def issue_ticket(self, identity: Identity, now: float) -> Issued:
         """Make a ticket; see ``Tickets.issue``."""
-        issued = self.tickets.issue(identity, now)
+        try:
+            issued = self.tickets.issue(identity, now)
+        except Refused as refused:
+            self._tickets_refused += refused.status == 503
+            raise
         self._tickets_issued += 1
         return issued
 
@@ -223,13 +229,15 @@ class Admission:
 
     def statistics(self, now: float) -> Statistics:
         """Return the counts at *now*; every known outcome is there, if only with 0."""
+        limited = {budget: self.addresses.refused[budget] for budget in ("connects", "failed_connects")}
+        limited["tickets"] = self._tickets_refused
         reasons = (*(fault.value for fault in OriginFault), BLOCKED)
         return Statistics(
             auth=MappingProxyType({outcome: self._auth[outcome] for outcome in OUTCOMES}),
             origins_refused=MappingProxyType({reason: self._origins_refused[reason] for reason in reasons}),
             origins_tracked=len(self.strikes),
             origins_blocked=self.strikes.blocked_count(now),
-            rate_limited=MappingProxyType({b: self.addresses.refused[b] for b in ("connects", "failed_connects")}),
+            rate_limited=MappingProxyType(limited),
             addresses_tracked=len(self.addresses),
             tickets=len(self.tickets),
             tickets_issued=self._tickets_issued,

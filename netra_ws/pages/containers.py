@@ -117,7 +117,7 @@ CONTAINERS: tuple[Container, ...] = (
         bound=lambda s: s.admission.tickets.max_total,
         unit=f"tickets, each of at most {tickets.TICKET_S:g} s",
         policy="what has expired goes first; then 503 OVERLOADED with Retry-After",
-        shown="tickets_issued_total",
+        shown='tickets_issued_total, rate_limited_total{budget="tickets"}',
         size=lambda s: len(s.admission.tickets),
     ),
     Container(

@@ -92,7 +92,7 @@ class Sources:
 
 def rate_limited(sources: Sources) -> dict[str, int]:
     """Return how often each budget refused: of addresses ``connects`` and ``failed_connects``; of users
-    ``messages`` (starts and messages) and ``other`` (every other command).
+    ``messages`` (starts and messages) and ``other`` (every other command); of all ``tickets``.
     """
     counts = {**sources.admission.statistics(sources.clock()).rate_limited, "messages": 0, "other": 0}
     for (command, code), count in sources.registry.commands.items():

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from netra_ws.access import AddressTable, Admission, OriginPolicy, Verifier, mint
+from netra_ws.access import AddressTable, Admission, OriginPolicy, Tickets, Verifier, mint
 from netra_ws.errors import Refused
 from netra_ws.identity import Identity
 
@@ -220,19 +220,32 @@ def test_statistics() -> None:
     refused = {"missing": 0, "several": 0, "opaque": 1, "malformed": 0, "not_allowed": 5, "blocked": 1}
     assert statistics.origins_refused == refused
     assert (statistics.origins_tracked, statistics.origins_blocked) == (2, 1)
-    assert statistics.rate_limited == {"connects": 0, "failed_connects": 2}
+    assert statistics.rate_limited == {"connects": 0, "failed_connects": 2, "tickets": 0}
     assert statistics.addresses_tracked == 1
     assert (statistics.tickets, statistics.tickets_issued) == (1, 1)
+
+
+def test_tickets_that_nobody_got_are_counted() -> None:
+    """A full table of tickets is a limit like others; a token that has ended is not."""
+    admission = Admission(None, OriginPolicy([]), AddressTable(10, 10, 10), tickets=Tickets(max_total=1))
+    admission.issue_ticket(Identity("ada"), NOW)
+    with pytest.raises(Refused, match="OVERLOADED"):
+        admission.issue_ticket(Identity("bob"), NOW)
+    with pytest.raises(Refused, match="TOKEN_EXPIRED"):
+        admission.issue_ticket(Identity("bob", expires_at=NOW), NOW)
+    assert admission.statistics(NOW).rate_limited["tickets"] == 1
+    assert admission.statistics(NOW).tickets_issued == 1
 
 
 NAMES = st.sampled_from([b"authorization", b"sec-websocket-protocol", b"origin", b"host", b"x"])
 
 
 @given(st.lists(st.tuples(NAMES, st.binary(max_size=40)), max_size=5), st.text(max_size=10), st.text(max_size=10))
-def test_any_head(headers: list[tuple[bytes, bytes]], token: str, peer: str) -> None:
+def test_any_head(headers: list[tuple[bytes, bytes]], text: str, peer: str) -> None:
     """Any bytes in a head become an identity or a refusal."""
+    query = {"token": text, "ticket": text[::2]}
     try:
-        identity = make_admission(allow_query=True).admit(RequestHead(headers, {"token": token}), NOW, peer)
+        identity = make_admission(allow_query=True).admit(RequestHead(headers, query), NOW, peer)
     except Refused as refused:
         assert refused.status in (401, 403)  # noqa: PT017
     else:

@@ -210,7 +210,7 @@ async def test_bad_tickets_are_failed_attempts(server: StartServer) -> None:
         assert outcome(await ask(running)) == (429, "RATE_LIMITED")
         stats = (await http(running, "/ws/stats")).json()
         assert stats["auth"]["ticket_invalid"] == 2
-        assert stats["rate_limited"] == {"connects": 0, "failed_connects": 2, "messages": 0, "other": 0}
+        assert stats["rate_limited"] == {"connects": 0, "failed_connects": 2, "tickets": 0, "messages": 0, "other": 0}
 
 
 @pytest.mark.parametrize(
@@ -251,6 +251,7 @@ async def test_a_page_of_an_allowed_origin_may_ask(server: StartServer) -> None:
     assert (before.status, before.body) == (200, b"")
     assert before.headers["access-control-allow-origin"] == APP
     assert before.headers["access-control-allow-methods"] == "POST"
+    assert "access-control-allow-credentials" not in before.headers
     assert "authorization" in before.headers["access-control-allow-headers"].lower()
     assert before.headers["vary"] == "Origin"
     for bearer, status in ((token(), 200), ("nonsense", 401)):
@@ -308,9 +309,11 @@ async def test_tickets_never_reach_a_log(server: StartServer, caplog: pytest.Log
 async def test_a_rule_of_ones_own_gives_tickets_as_well(server: StartServer) -> None:
     """Who a program knows by a cookie gets a ticket by it, outside development without any secret."""
 
+    refusal = Refused(401, "NO_SESSION", "Sign in first.")
+
     async def by_cookie(head: Head) -> Identity:
         if head.get(b"cookie") != b"session=good":
-            raise Refused(401, "NO_SESSION", "Sign in first.")
+            raise refusal
         return Identity("from-cookie", {"chat"})
 
     production = Settings.make(
@@ -320,12 +323,16 @@ async def test_a_rule_of_ones_own_gives_tickets_as_well(server: StartServer) -> 
     good = [("cookie", "session=good"), ("origin", APP)]
     answer = await http(running, "/ws/ticket", method="POST", headers=good)
     assert answer.status == 200
+    for each in (answer, await preflight(running, APP)):  # or no script of another site could send its cookie
+        assert each.headers["access-control-allow-credentials"] == "true"
+        assert each.headers["access-control-allow-origin"] == APP
     async with raw(running) as client:
         await client.open(upgrade(f"/ws?ticket={answer.json()['ticket']}", headers=[("origin", APP)]))
         assert client.welcome["user_id"] == "from-cookie"
     assert outcome(await come(running, answer.json()["ticket"])) == INVALID
     assert outcome(await http(running, "/ws/ticket", method="POST")) == (401, "NO_SESSION")
-    assert outcome(await ask(running)) == (401, "NO_SESSION")
+    assert outcome(await ask(running, origin=APP)) == (401, "NO_SESSION")
+    assert refusal.headers == (), "its object is left alone"
     config = (await http(running, "/ws/config")).json()
     assert config["auth"] == {"methods": ["custom", "ticket"], "carriers": ["ticket"]}
 
