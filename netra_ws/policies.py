@@ -161,7 +161,8 @@ async def _ask(authenticate: Authenticate, head: Head, patience_s: float) -> Ide
                 raise TypeError("authenticate must return an Identity")
             return identity
     except Exception as exc:  # the program's code, which may fail in any way
-        raise _refusal_of(exc) from None
+        # One object raised again and again would collect the frames of all who were refused.
+        raise _refusal_of(exc).with_traceback(None) from None
     except BaseExceptionGroup as exc:  # it failed while it was cancelled: told here, or it is logged with its text
         faults, stops = exc.split(Exception)
         if isinstance(faults, Exception):
