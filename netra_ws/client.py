@@ -81,6 +81,8 @@ PROTOCOL = "netra.v1"
 
 #: Commands on their way at the same time; further callers wait for their turn.
 MAX_PENDING = 256
+#: Seconds between two new tokens at least, unless the end of the first is nearer.
+RENEW_EVERY_S = 60.0
 #: Messages that trio-websocket holds for us; its default of one makes it deaf for pings.
 _LIBRARY_QUEUE = 64
 _READ_BYTES = 64 * 1024
@@ -218,6 +220,7 @@ class Session:
     _leaving: bool = False
     _give_up_at: float = 0.0
     _opened_at: float | None = None
+    _renewed_at: float = float("-inf")
     _opened: trio.Event = attrs.field(factory=trio.Event)
     _over: trio.Event = attrs.field(factory=trio.Event)
     _slots: trio.Semaphore = attrs.field(factory=lambda: trio.Semaphore(MAX_PENDING))
@@ -601,12 +604,16 @@ class Session:
 
     def _notice(self, heard: Heard, nursery: trio.Nursery) -> None:
         if isinstance(heard.message, AuthExpiring) and callable(self._token):
-            nursery.start_soon(self._renew)
+            nursery.start_soon(self._renew, heard.message.expires_in_s)
         elif isinstance(heard.message, ConnectionWarning | Error) and heard.reply_to is None:
             logger.warning("the server says %s: %s", heard.message.code, heard.message.error)
 
-    async def _renew(self) -> None:
+    async def _renew(self, left_s: float) -> None:
         """Give the server a new token; where that fails, the next connection brings it."""
+        if trio.current_time() - self._renewed_at < RENEW_EVERY_S:
+            # Tokens that live shorter than the server's warning are warned of at once: not round in a circle.
+            await trio.sleep(left_s / 2)
+        self._renewed_at = trio.current_time()
         token = await self._ask_token()
         if isinstance(token, str):
             with contextlib.suppress(SessionError):

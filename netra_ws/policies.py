@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 import secrets
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -13,7 +14,7 @@ from typing import Any
 import attrs
 import trio
 
-from netra_ws.access import AddressTable, Admission, OriginPolicy, Strikes, Verifier
+from netra_ws.access import AddressTable, Admission, OriginPolicy, Revocations, Strikes, Verifier
 from netra_ws.agents.agent import Agent, collect_agents
 from netra_ws.agents.builtin.assistant import make_assistant
 from netra_ws.agents.builtin.echo import echo
@@ -27,11 +28,14 @@ from netra_ws.settings import Settings, development_secret
 from netra_ws.version import __version__
 from netra_ws.wire.door import SOCKET_PATHS, Admit, Identify
 from netra_ws.wire.head import Head
-from netra_ws.wire.pump import PROTOCOL
+from netra_ws.wire.pump import PROTOCOL, Renew
 
 logger = logging.getLogger(__name__)
 
 Authenticate = Callable[[Head], Awaitable[Identity]]
+
+#: What can stand in an ``Authorization`` header.
+_TOKEN = re.compile(r"[\x21-\x7e]+")
 
 #: Worker threads for blocking code of all runs.
 RUN_THREADS = 40
@@ -99,7 +103,7 @@ def secret_of(settings: Settings) -> str:
     return development_secret()
 
 
-def make_admission(settings: Settings, *, tokens: bool = True) -> Admission:
+def make_admission(settings: Settings, revocations: Revocations, *, tokens: bool = True) -> Admission:
     """Return the lock of the door.
 
     Args:
@@ -118,6 +122,7 @@ def make_admission(settings: Settings, *, tokens: bool = True) -> Admission:
             limits.failed_connects_per_minute_per_address,
         ),
         auth.query_token,
+        revocations,
         Strikes(origins.strikes, origins.strike_window_s, origins.max_tracked),
     )
 
@@ -136,15 +141,21 @@ def make_identify(
         admission.screen(head, clock(), head.peer)
         if authenticate is None or (tickets and head.query.get("ticket")):
             return admission.identify(head, clock(), head.peer, tickets=tickets)
-        try:
-            identity = await _ask(authenticate, head, patience_s)
-        except Refused as refused:
-            admission.note_failure(refused, clock(), head.peer)
-            raise
-        admission.note_success(identity, clock(), head.peer)
-        return identity
+        return await _ask_and_note(admission, authenticate, head, clock, patience_s)
 
     return identify
+
+
+async def _ask_and_note(
+    admission: Admission, authenticate: Authenticate, head: Head, clock: Callable[[], float], patience_s: float
+) -> Identity:
+    try:
+        identity = await _ask(authenticate, head, patience_s)
+    except Refused as refused:
+        admission.note_failure(refused, clock(), head.peer)
+        raise
+    admission.note_success(identity, clock(), head.peer)
+    return identity
 
 
 async def _ask(authenticate: Authenticate, head: Head, patience_s: float) -> Identity:
@@ -204,6 +215,27 @@ def make_admit(admission: Admission, identify: Identify, clock: Callable[[], flo
             yield identity
 
     return admit
+
+
+def make_renew(
+    admission: Admission, authenticate: Authenticate | None, clock: Callable[[], float], patience_s: float
+) -> Renew:
+    """Return what says who a new token of a connected client stands for.
+
+    It is judged as if it had come in the ``Authorization`` header of the client's upgrade; so is it by a program
+    that authenticates in its own way.
+    """
+
+    async def renew(head: Head, token: str) -> Identity:
+        if not _TOKEN.fullmatch(token):  # else the next carrier would be looked at: that of the old token
+            raise Refused(401, "TOKEN_INVALID", "The token is not valid: it has characters that no token has.")
+        others = [(name, value) for name, value in head.headers if name != b"authorization"]
+        head = attrs.evolve(head, headers=[(b"authorization", b"Bearer " + token.encode()), *others], query={})
+        if authenticate is None:
+            return admission.identify(head, clock(), head.peer)
+        return await _ask_and_note(admission, authenticate, head, clock, patience_s)
+
+    return renew
 
 
 def public_config(settings: Settings, policy: ContextPolicy, *, tokens: bool = True) -> dict[str, Any]:

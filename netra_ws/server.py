@@ -18,7 +18,7 @@ from typing import Any
 import attrs
 import trio
 
-from netra_ws.access import Admission
+from netra_ws.access import Admission, Revocations
 from netra_ws.agents.agent import Agent
 from netra_ws.agents.processes import end_lost
 from netra_ws.agents.watchdog import Watchdog
@@ -34,7 +34,15 @@ from netra_ws.history.stores.contract import Store
 from netra_ws.history.streams import Streams
 from netra_ws.identity import Identity
 from netra_ws.measures import Histogram
-from netra_ws.policies import Authenticate, context_policy, make_admission, make_admit, make_identify, public_config
+from netra_ws.policies import (
+    Authenticate,
+    context_policy,
+    make_admission,
+    make_admit,
+    make_identify,
+    make_renew,
+    public_config,
+)
 from netra_ws.settings import Settings, problems
 from netra_ws.version import __version__
 from netra_ws.wire.door import Door, Identify, Page
@@ -271,21 +279,24 @@ async def _rooms(
     """Open the rooms from the bottom up."""
     # Everything that may be wrong with the settings is found before anything is opened.
     policy = context_policy(settings, agents)
-    admission = make_admission(settings, tokens=authenticate is None)
+    revocations = Revocations()
+    admission = make_admission(settings, revocations, tokens=authenticate is None)
     store = world.store
     if store is None:
         store = make_store(settings.store.url, durability=_durability(settings))
     commit, watchdog, clock = Histogram(), Watchdog(), world.clock
     recorder = Recorder(store, settings.history.retention_days * DAY_S, clock=clock, on_commit=commit.observe)
     streams = Streams(store, recorder, clock, settings.history.ring_events, settings.history.ring_bytes)
-    registry = Registry(policy, streams, Ledger(store), recorder, dice=world.dice)
+    registry = Registry(policy, streams, Ledger(store), recorder, dice=world.dice, revocations=revocations)
     quota = Quota(settings.limits.max_stored_bytes_per_user, registry, store)
     recorder.on_kept = quota.note
     heartbeat = Heartbeat(policy.heartbeat_interval_s, policy.pong_timeout_s, policy.expiry_grace_s)
-    wiring = Wiring(store, Flusher(), heartbeat, settings.timing.handshake_s, registry.count, clock)
+    patience_s = settings.timing.handshake_s / 2
+    renew = make_renew(admission, authenticate, clock, patience_s)
+    wiring = Wiring(store, Flusher(), heartbeat, settings.timing.handshake_s, registry.count, renew, clock)
     pages: dict[str, Page] = {}
     high = settings.limits.memory_high_mb
-    identify = make_identify(admission, authenticate, clock, settings.timing.handshake_s / 2)
+    identify = make_identify(admission, authenticate, clock, patience_s)
     admit = make_admit(admission, identify, clock, None if high is None else high * 2**20)
     door = Door(wiring, registry, admit, pages, settings.timing.handshake_s, settings.environment == "testing")
     server = Server(settings, registry, streams, recorder, store, wiring, door)
@@ -305,6 +316,7 @@ async def _rooms(
             if ended := await end_lost(lost):
                 logger.warning("killed %d processes of runs that were lost when the server last stopped", ended)
             await close_lost_runs(store, streams, recorder)
+            await registry.remember_revocations()
             async with trio.open_nursery() as nursery:
                 watching = [watchdog.run] if world.watches else []
                 for task in (wiring.flusher.run, heartbeat.run, registry.watch_outages, *watching):
@@ -345,6 +357,7 @@ def _pages(
     from netra_ws.pages.assets import load_assets
     from netra_ws.pages.bounds import Bounds
     from netra_ws.pages.health import Health
+    from netra_ws.pages.kick import KickPage
     from netra_ws.pages.metrics import Metrics
     from netra_ws.pages.origins import Unblock
     from netra_ws.pages.sources import Sources
@@ -383,6 +396,7 @@ def _pages(
         "/ws/bounds": Bounds(sources).page,
         "/ws/ticket": TicketDesk(sources).page,
         "/ws/unblock": Unblock(sources).page,
+        "/ws/kick": KickPage(sources).page,
         "/metrics": Metrics(sources).page,
         **{path: asset.page for path, asset in load_assets(console=settings.server.console).items()},
     }

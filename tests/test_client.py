@@ -816,6 +816,27 @@ async def test_tokens_are_refreshed(autojump_clock: MockClock, scripted: Scripte
         await trio.sleep(1)
 
 
+async def test_short_lived_tokens_are_not_renewed_in_a_circle(
+    autojump_clock: MockClock, scripted: ScriptedServer
+) -> None:
+    """A token that lives shorter than the warning is replaced halfway to its end, not as fast as the wire allows."""
+    renewed_at: list[float] = []
+
+    async def asks(visit: Visit) -> None:
+        await visit.welcome()
+        for _ in range(4):
+            await visit.say(type="auth_expiring", expires_at=20.0, expires_in_s=20.0)
+            command = await visit.command("refresh_auth")
+            renewed_at.append(trio.current_time())
+            await visit.say(type="auth_refreshed", reply_to=command["id"], expires_at=20.0)
+        await visit.goodbye()
+
+    async with connect("http://h", lambda: "one.a.b", policy=scripted.policy(asks)):
+        await trio.sleep(60)
+    first, *later = renewed_at
+    assert [round(at - first) for at in later] == [10, 20, 30]
+
+
 async def test_a_token_function_that_fails(autojump_clock: MockClock, scripted: ScriptedServer) -> None:
     """What a token function raises is raised before the first connection and tried again after it."""
 

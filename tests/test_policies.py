@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import trio
 
+from netra_ws.access import Revocations
 from netra_ws.errors import ConfigError, Refused
 from netra_ws.identity import Identity
 from netra_ws.policies import make_admission, make_identify
@@ -156,7 +157,7 @@ async def test_a_rule_that_hangs_is_bounded(autojump_clock: trio.testing.MockClo
         await trio.sleep_forever()
         raise AssertionError
 
-    admission = make_admission(settings(limits__failed_connects_per_minute_per_address=1), tokens=False)
+    admission = make_admission(settings(limits__failed_connects_per_minute_per_address=1), Revocations(), tokens=False)
     identify = make_identify(admission, hang, lambda: 0.0, 5.0)
     for _ in range(3):
         started = trio.current_time()
@@ -183,7 +184,7 @@ async def test_a_rule_that_fails_while_it_is_cancelled_tells_nothing(
             nursery.start_soon(trio.sleep_forever)
         raise AssertionError
 
-    identify = make_identify(make_admission(settings(), tokens=False), rule, lambda: 0.0, 5.0)
+    identify = make_identify(make_admission(settings(), Revocations(), tokens=False), rule, lambda: 0.0, 5.0)
     with trio.move_on_after(1) as scope:
         await identify(Head("GET", "/ws", {}, [(b"cookie", MARK.encode())], "192.0.2.1"))
     assert scope.cancelled_caught

@@ -9,6 +9,9 @@ from .limits import RateLimit as RateLimit
 from .limits import ping_budget as ping_budget
 from .origins import OriginFault as OriginFault
 from .origins import OriginPolicy as OriginPolicy
+from .revocations import Revocation as Revocation
+from .revocations import Revocations as Revocations
+from .revocations import issued_at as issued_at
 from .strikes import Strikes as Strikes
 from .tickets import Issued as Issued
 from .tickets import Tickets as Tickets
@@ -28,6 +31,8 @@ __all__ = [
     "OriginFault",
     "OriginPolicy",
     "RateLimit",
+    "Revocation",
+    "Revocations",
     "Statistics",
     "Strikes",
     "Tickets",
@@ -35,6 +40,7 @@ __all__ = [
     "choose_subprotocol",
     "find_token",
     "is_older_client",
+    "issued_at",
     "mint",
     "offered_subprotocols",
     "ping_budget",

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Protocol
 
@@ -14,6 +15,7 @@ from netra_ws.identity import Identity
 
 from .limits import AddressTable
 from .origins import OriginFault, OriginPolicy, parse_origin, spelling
+from .revocations import Revocations, issued_at
 from .strikes import Blocked, Strikes
 from .tickets import Issued, Tickets
 from .tokens import Verifier, find_token
@@ -72,10 +74,6 @@ class Statistics:
     tickets_issued: int
 
 
-def nobody_revoked(identity: Identity, now: float) -> None:
-    """Let everybody pass: what ``Admission.revoked`` is until there is a list of the revoked."""
-
-
 @attrs.define
 class Admission:
     """Decides who comes in: the origin first, then the budgets of the address, then who it is.
@@ -88,19 +86,18 @@ class Admission:
         origins: Rule for origins.
         addresses: Budgets by client address; failed attempts are counted there.
         allow_query: Whether ``?token=`` is a carrier.
+        revocations: What is no longer good, though its signature and its time are.
         strikes: Remembers who was refused for their origin.
         tickets: One-use tickets.
-        revoked: Asked about every identity that is about to be let in, at Unix seconds; raises
-            ``Refused``, 401 ``TOKEN_REVOKED``, for one that is not good any more.
     """
 
     verifier: Verifier | None
     origins: OriginPolicy
     addresses: AddressTable
     allow_query: bool = False
+    revocations: Revocations = attrs.field(factory=Revocations)
     strikes: Strikes = attrs.field(factory=Strikes)
     tickets: Tickets = attrs.field(factory=Tickets)
-    revoked: Callable[[Identity, float], None] = nobody_revoked
     _auth: Counter[str] = attrs.field(init=False, factory=Counter, repr=False)
     _origins_refused: Counter[str] = attrs.field(init=False, factory=Counter, repr=False)
     _tickets_issued: int = attrs.field(init=False, default=0, repr=False)
@@ -151,21 +148,25 @@ class Admission:
                 ``TICKET_INVALID``.
         """
         try:
-            identity = self._identity(head, now, tickets)
-            self.revoked(identity, now)
+            identity, since = self._identity(head, now, tickets)
+            self.revocations.check(identity, now, since)
         except Refused as refused:
             self.note_failure(refused, now, peer)
             raise
         self._auth["ok"] += 1
         return identity
 
-    def _identity(self, head: Head, now: float, tickets: bool) -> Identity:
+    def _identity(self, head: Head, now: float, tickets: bool) -> tuple[Identity, float | None]:
+        """Return who it is, and since when that is known to be good."""
         ticket = self.ticket_of(head) if tickets else None
         if ticket is not None:
-            return self.tickets.find(ticket, now)
+            identity, asked_at = self.tickets.find(ticket, now), self.tickets.asked_at(ticket, now)
+            # What a program's own rule found good without saying when it was issued was so at that moment.
+            return identity, issued_at(identity) or (asked_at if self.verifier is None else None)
         if self.verifier is None:
             raise Refused(401, "TOKEN_MISSING", "A ticket is needed.")
-        return self.verifier.verify(find_token(head.headers, head.query, self.allow_query), now)
+        identity = self.verifier.verify(find_token(head.headers, head.query, self.allow_query), now)
+        return identity, issued_at(identity)
 
     def ticket_of(self, head: Head) -> str | None:
         """Return the ticket where it is the carrier that counts: behind header and subprotocol, before ``?token=``.
@@ -187,7 +188,8 @@ class Admission:
             Refused: 401 ``TOKEN_REVOKED``.
         """
         try:
-            self.revoked(identity, now)
+            # What tells nothing of its issue was made by this rule just now; kicked users are its business.
+            self.revocations.check(identity, now, issued_at(identity) or math.inf)
         except Refused as refused:
             self.note_failure(refused, now, peer)
             raise

@@ -45,6 +45,7 @@ class Issued:
 @attrs.define
 class _Ticket:
     identity: Identity
+    asked_at: float
     expires_at: float
     in_use: bool = False
 
@@ -86,7 +87,7 @@ class Tickets:
         self._make_room(identity.user_id, now)
         ticket = secrets.token_urlsafe(_RANDOM_BYTES)
         digest = _digest(ticket)
-        self._tickets[digest] = _Ticket(identity, expires_at)
+        self._tickets[digest] = _Ticket(identity, now, expires_at)
         self._of_user.setdefault(identity.user_id, []).append(digest)
         return Issued(ticket, expires_at)
 
@@ -98,6 +99,14 @@ class Tickets:
                 now; which of them is not told.
         """
         return self._find(ticket, now).identity
+
+    def asked_at(self, ticket: str, now: float) -> float:
+        """Return when a ticket was asked for, in Unix seconds.
+
+        Raises:
+            Refused: As ``find``.
+        """
+        return self._find(ticket, now).asked_at
 
     @contextmanager
     def use(self, ticket: str, now: float) -> Iterator[Identity]:
@@ -120,7 +129,7 @@ class Tickets:
     def _find(self, ticket: str, now: float) -> _Ticket:
         found = self._tickets.get(_digest(ticket)) if len(ticket) <= _MAX_CHARACTERS else None
         # A clock that was set back makes no ticket live longer than it was given.
-        if found is None or found.in_use or not found.expires_at - TICKET_S <= now < found.expires_at:
+        if found is None or found.in_use or not found.asked_at <= now < found.expires_at:
             raise Refused(
                 401,
                 "TICKET_INVALID",

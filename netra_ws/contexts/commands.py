@@ -11,7 +11,7 @@ from typing import Any
 
 import attrs
 
-from netra_ws.errors import ClientError
+from netra_ws.errors import ClientError, Refused
 from netra_ws.history.stores.contract import RenameThread as RenameThreadRow
 from netra_ws.protocol import commands as said
 from netra_ws.protocol.closing import CloseCode
@@ -19,6 +19,7 @@ from netra_ws.protocol.codec import Incoming
 from netra_ws.protocol.events import ThreadRenamed
 from netra_ws.protocol.replies import (
     Ack,
+    AuthRefreshed,
     HandshakeComplete,
     HeartbeatAck,
     Pong,
@@ -33,6 +34,7 @@ from netra_ws.protocol.replies import (
 
 from .connection import Connection
 from .context import UserContext
+from .kicking import Whom
 from .memory import digest
 from .starting import Ask, ensure_thread, find_thread, remove_thread, start, wait_for_leaving
 from .stopping import proof_of_end
@@ -256,8 +258,28 @@ async def _no_job(asked: Asked, command: said.Command) -> Answer:
     raise _missing("job")
 
 
-async def _not_yet(asked: Asked, command: said.Command) -> Answer:
-    raise ClientError("UNAVAILABLE", f"{command.type} is not available on this server")
+async def _refresh_auth(asked: Asked, command: said.RefreshAuth) -> Answer:
+    connection = asked.connection
+    try:
+        identity = await connection.wire.identify(command.token)
+    except Refused as refused:
+        raise ClientError("AUTH_FAILED", refused.text, details={"reason": refused.code}) from None
+    if identity.user_id != asked.context.user_id:
+        details = {"reason": "OTHER_USER"}
+        raise ClientError("AUTH_FAILED", "the token is another user's; connect anew with it", details=details)
+    if not connection.closing:
+        connection.renew(identity)
+    return Answer(AuthRefreshed(expires_at=identity.expires_at))
+
+
+async def _kick(asked: Asked, command: said.Kick) -> Later:
+    proof = asked.context.home.kick(Whom(command.user_id, command.jti, command.reason), asked.connection)
+
+    async def ended() -> Answer:
+        kicked = await proof()
+        return Answer(Ack(connections=kicked.connections, runs=kicked.runs))
+
+    return ended
 
 
 FUNCTIONS: Mapping[type[said.Command], Function] = {
@@ -275,8 +297,8 @@ FUNCTIONS: Mapping[type[said.Command], Function] = {
     said.DisconnectJob: _no_job,
     said.PublishJob: _no_job,
     said.Resume: _resume,
-    said.RefreshAuth: _not_yet,
-    said.Kick: _not_yet,
+    said.RefreshAuth: _refresh_auth,
+    said.Kick: _kick,
     said.UserTyping: _typing,
     said.Ping: _ping,
     said.Heartbeat: _heartbeat,
@@ -306,7 +328,7 @@ NEEDS: Mapping[type[said.Command], str] = {
 READS_NOTHING = frozenset({said.Ping, said.Heartbeat, said.Connect, said.Disconnect, said.Resume})
 
 #: What is answered in a task of its own.
-TAKES_TIME = frozenset({said.StopAgent, said.DeleteThread})
+TAKES_TIME = frozenset({said.StopAgent, said.DeleteThread, said.Kick})
 
 #: What still works after the token has expired.
 WITHOUT_TOKEN = (said.RefreshAuth, said.Ping, said.Heartbeat, said.StopAgent)

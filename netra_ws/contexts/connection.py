@@ -66,6 +66,18 @@ class Wire(Protocol):
         """Begin the closing handshake; returns at once."""
         ...
 
+    async def identify(self, token: str) -> Identity:
+        """Return who a new token of this client stands for.
+
+        Raises:
+            Refused: It is not good.
+        """
+        ...
+
+    def renewed(self) -> None:
+        """Look at the end of the identity anew: it may come earlier than that of the last one."""
+        ...
+
 
 @attrs.frozen(order=True)
 class _Held:
@@ -93,11 +105,13 @@ class Connection:
     """One client of one user.
 
     Attributes:
+        admitted_at: When it was let in (Unix seconds).
         thread_id: The current thread: where messages without ``thread_id`` go.
         reads: Whether it may read the stream; if not, positions pass without frames.
         older: Whether the client gets the older handshake (PROTOCOL §1).
-        explicit: Whether it said ``disconnect``, so that no grace is wanted.
+        explicit: Whether it said ``disconnect`` or was signed out, so that no grace is wanted.
         malformed: Malformed messages in a row.
+        busy: Whether a command of it is being carried out right now.
     """
 
     connection_id: str
@@ -106,12 +120,14 @@ class Connection:
     cursor: Cursor
     wire: Wire
     clock: Callable[[], float]
+    admitted_at: float = 0.0
     older: bool = False
     reads: bool = True
     thread_id: str | None = None
     explicit: bool = False
     malformed: int = 0
     closing: bool = False
+    busy: bool = False
     traffic: Traffic = attrs.field(factory=Traffic)
     inbox_in: trio.MemorySendChannel[tuple[Incoming, int]] = attrs.field(init=False)
     inbox: trio.MemoryReceiveChannel[tuple[Incoming, int]] = attrs.field(init=False)
@@ -132,6 +148,12 @@ class Connection:
     def __attrs_post_init__(self) -> None:
         self._paced_at = self.cursor.stream.grown
         self.inbox_in, self.inbox = trio.open_memory_channel[tuple[Incoming, int]](INBOX)
+
+    def renew(self, identity: Identity) -> None:
+        """Go on under a new identity of the same user; what it may do counts from now on."""
+        self.identity = identity
+        self.reads = identity.may("read")
+        self.wire.renewed()
 
     # Filling.
 
@@ -235,7 +257,19 @@ class Connection:
         if self._crowded:
             # What is not read need not be made: an answer may be a page of megabytes.
             await self.wait_for_room()
+        self.busy = True
         return incoming
+
+    def end_turn(self) -> None:
+        """Note that what ``next_command`` returned was carried out."""
+        self.busy = False
+        if self.closing:
+            self._make_room()
+
+    async def turn_over(self) -> None:
+        """Wait until the command that is being carried out is; of one that is closing there is no other."""
+        while self.busy:
+            await self._room.wait()
 
     def hang_up(self) -> None:
         """The client reads no more; what it said before is still carried out, and nobody waits for it."""

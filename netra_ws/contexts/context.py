@@ -28,6 +28,7 @@ from netra_ws.protocol.events import CancelledBy
 from netra_ws.protocol.replies import ActiveRun
 
 from .connection import Connection
+from .kicking import Kicked, Whom
 from .memory import UserMemory
 from .policy import ContextPolicy
 from .states import LIVING, TRANSITIONS, ContextState, ContextStep
@@ -66,6 +67,10 @@ class Home(Protocol):
 
     def context_closing(self, context: UserContext) -> None:
         """Send newcomers elsewhere."""
+        ...
+
+    def kick(self, whom: Whom, by: Connection | None = None) -> Callable[[], Awaitable[Kicked]]:
+        """Sign a user out, or end the connections of a token; what is returned waits for the proof."""
         ...
 
 

@@ -247,7 +247,10 @@ async def dispatch(context: UserContext, connection: Connection, count: Callable
     """Take a connection's commands until its inbox is closed."""
     with connection.inbox:  # closed behind us, so that nobody waits for room in it
         while (incoming := await connection.next_command()) is not None:
-            await Turn(Asked(context, connection, incoming), count).take()
+            try:
+                await Turn(Asked(context, connection, incoming), count).take()
+            finally:
+                connection.end_turn()
             if connection.closing:
                 return
 

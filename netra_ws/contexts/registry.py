@@ -14,8 +14,9 @@ from typing import Protocol
 import attrs
 import trio
 
+from netra_ws.access import Revocations
 from netra_ws.agents.run import Run
-from netra_ws.errors import Refused
+from netra_ws.errors import ClientError, Refused
 from netra_ws.history.ledger import Ledger
 from netra_ws.history.recorder import AWAY_S, Recorder
 from netra_ws.history.streams import Streams
@@ -28,6 +29,7 @@ from netra_ws.protocol.replies import ConnectionWarning, Draining
 from .connection import Connection
 from .context import UserContext
 from .counts import RegistryStatistics, RunCounts
+from .kicking import Kick, Kicked, Whom, read_row, row_of, sign_out
 from .memory import Memories
 from .policy import ContextPolicy
 from .returning import RETURN_AFTER_S, return_delays_ms, spread_s
@@ -43,6 +45,9 @@ LOOK_EVERY_S = 0.005
 WATCH_EVERY_S = 0.5
 
 OUTAGE = ConnectionWarning(code="UNAVAILABLE", error="the store does not answer; answers may wait for it")
+
+#: Seconds beyond ``finalise_s`` that an operator who kicks waits for each part of the proof.
+KICK_S = 1.0
 
 #: Users with something alive, as a multiple of ``limits.max_connections``.
 USERS_PER_SEAT = 2
@@ -84,6 +89,7 @@ class Registry:
     runs: RunCounts = attrs.field(factory=RunCounts)
     recent: Recent = attrs.field(factory=Recent)
     dice: random.Random = attrs.field(factory=random.Random)
+    revocations: Revocations = attrs.field(factory=Revocations)
     memories: Memories = attrs.field(init=False)
     seats: int = 0
     _patience_s: float = 0.0
@@ -300,6 +306,43 @@ class Registry:
             connection.tell(Draining(reconnect_after_ms=round(delay_s * 1000), deadline_s=self._patience_s))
         if self._shutting:
             connection.shut_behind(CloseCode.RESTART, "the server restarts")
+        if self.revocations.cover(connection.identity, connection.clock(), connection.admitted_at):
+            sign_out(connection, None)  # it was let in before the kick, and seated after it
+
+    async def remember_revocations(self) -> None:
+        """Take what the store has kept; before anybody comes in.
+
+        Raises:
+            StoreError: It cannot be read.
+        """
+        kept = await self.ledger.store.revocations(self.streams.clock(), 2 * self.revocations.most)
+        self.revocations.load(map(read_row, kept))
+
+    def kick(self, whom: Whom, by: Connection | None = None) -> Callable[[], Awaitable[Kicked]]:
+        """Sign a user out, or end the connections of a token, at once.
+
+        Returns:
+            What waits for the proof and the store. It raises ``ClientError``: ``CANCEL_TIMEOUT``, ``UNAVAILABLE``,
+            or ``QUOTA_EXCEEDED`` when there is no room for another revocation; what could be ended was.
+        """
+        kick = Kick(whom, by)
+        last_expiry = kick.begin(self)
+        now = self.streams.clock()
+        revocation = self.revocations.revoke(now, whom.user_id, whom.token_id, last_expiry)
+        patience_s = self.policy.run.finalise_s + KICK_S
+
+        async def proof() -> Kicked:
+            if revocation is None:
+                raise ClientError("QUOTA_EXCEEDED", "too many revocations count; the tokens stay good")
+            with trio.move_on_after(patience_s) as scope:
+                await self.recorder.keep(row_of(revocation))
+            kicked = await kick.proof(patience_s)
+            if scope.cancelled_caught:
+                text = "done, but the store does not answer: a restart might forget it"
+                raise ClientError("UNAVAILABLE", text, retryable=True, details=attrs.asdict(kicked))
+            return kicked
+
+        return proof
 
     async def _settled(self) -> None:
         """Wait until no run is going on that is not sealed."""

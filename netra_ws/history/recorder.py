@@ -17,7 +17,7 @@ import trio
 
 from netra_ws.errors import StoreError
 
-from .stores.contract import Store, Write
+from .stores.contract import PutRevocation, Store, Write
 from .stream import Step, Stream
 from .streams import Streams
 
@@ -58,6 +58,15 @@ class RecorderStatistics:
     idle_s: float
 
 
+@attrs.define(eq=False, repr=False)
+class _Rows:
+    """Rows of no stream, on their way into the store."""
+
+    writes: list[Write]
+    kept: trio.Event = attrs.field(factory=trio.Event)
+    size: int = 0
+
+
 @attrs.define(repr=False)
 class Recorder:
     """Commits steps in the order in which they were submitted."""
@@ -67,7 +76,7 @@ class Recorder:
     clock: Callable[[], float] = attrs.field(kw_only=True)
     on_commit: Callable[[float], None] = lambda seconds: None
     on_kept: Callable[[Stream, int], None] = lambda stream, size: None
-    _steps: deque[Step] = attrs.field(factory=deque, init=False)
+    _steps: deque[Step | _Rows] = attrs.field(factory=deque, init=False)
     _bytes: int = 0
     _in_flight: int = 0
     _groups: int = 0
@@ -81,7 +90,16 @@ class Recorder:
     def __repr__(self) -> str:
         return f"<Recorder {len(self._steps)} steps wait{', failing' if self._failing else ''}>"
 
-    def submit(self, step: Step) -> None:
+    async def keep(self, *rows: PutRevocation) -> None:
+        """Have rows committed that belong to no stream, and wait until they are.
+
+        *Cancellation:* they are committed all the same.
+        """
+        waiting = _Rows(list(rows))
+        self.submit(waiting)
+        await waiting.kept.wait()
+
+    def submit(self, step: Step | _Rows) -> None:
         """Take a step; never waits. It is committed after all that came before."""
         if not self._steps and not self._in_flight:
             self._moved = trio.current_time()
@@ -153,13 +171,16 @@ class Recorder:
             streams.trimmed(trimmed)
         for step in group:
             self._bytes -= step.size
+            if isinstance(step, _Rows):
+                step.kept.set()
+                continue
             step.stream.committed(step.last_seq, step.reserved)
             self.on_kept(step.stream, step.size)
         self._settled.set()
         self._settled = trio.Event()
 
-    def _next_group(self) -> list[Step]:
-        group: list[Step] = []
+    def _next_group(self) -> list[Step | _Rows]:
+        group: list[Step | _Rows] = []
         writes = size = 0
         while self._steps and writes < GROUP_WRITES and size < GROUP_BYTES:
             step = self._steps.popleft()

@@ -128,6 +128,15 @@ CONTAINERS: tuple[Container, ...] = (
         policy="the oldest is forgotten",
         shown='auth_total{outcome="ticket_invalid"}',
     ),
+    Container(
+        what="revocations",
+        where=("access/revocations.py Revocations._users", "access/revocations.py Revocations._tokens"),
+        per="process",
+        bound=lambda s: 2 * s.registry.revocations.most,
+        policy="a kick that would need one more ends what is there and answers QUOTA_EXCEEDED",
+        shown='bounded_size{what="revocations"}',
+        size=lambda s: len(s.registry.revocations),
+    ),
     # Users, connections, commands.
     Container(
         what="seats",

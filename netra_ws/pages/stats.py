@@ -57,6 +57,7 @@ class Stats:
         threads = registry.policy.run.threads.statistics()
         return {
             **attrs.asdict(registry.statistics()),
+            "revocations": len(registry.revocations),
             "streams": len(sources.streams),
             "tasks": trio.lowlevel.current_statistics().tasks_living,
             "handshakes": sources.door.crowd.under_way,

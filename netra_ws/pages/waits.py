@@ -11,7 +11,7 @@ from collections.abc import Callable
 import attrs
 
 from netra_ws.agents import watchdog
-from netra_ws.contexts import dispatch
+from netra_ws.contexts import dispatch, registry
 from netra_ws.history import recorder
 from netra_ws.wire import crowd, door, pump, stream
 
@@ -165,6 +165,13 @@ WAITS: tuple[Wait, ...] = (
         within_s=lambda s: 2 * s.registry.policy.run.finalise_s,
         ends="the run's end, sealed after timing.finalise_s, and then as long for its commit",
         shown="cancel_seconds, runs_stuck",
+    ),
+    Wait(
+        what="the command that is being carried out for somebody who is kicked; a revocation to be kept",
+        where=("contexts/connection.py Connection.turn_over", "history/recorder.py Recorder.keep"),
+        within_s=lambda s: s.registry.policy.run.finalise_s + registry.KICK_S,
+        ends="the command's end, the commit; or the bound, and the answer says which of it is open",
+        shown='commands_total{type="kick"}',
     ),
     Wait(
         what="its turn to change the user's threads",

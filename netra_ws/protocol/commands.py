@@ -23,6 +23,8 @@ from .values import (
     Seconds,
     Seq,
     Title,
+    TokenId,
+    UserId,
 )
 
 #: Text that a person wrote: stripped, and ``EMPTY_MESSAGE`` when nothing is left.
@@ -214,11 +216,13 @@ class RefreshAuth(Command):
 
 @attrs.frozen(kw_only=True)
 class Kick(Command):
+    """Sign a user out everywhere, or end the connections of one token; exactly one of the two is named."""
+
     type: ClassVar[str] = "kick"
 
-    user_id: str | None = None
-    jti: str | None = None
-    reason: str | None = None
+    user_id: UserId | None = None
+    jti: TokenId | None = None
+    reason: Title | None = None
 
 
 @attrs.frozen(kw_only=True)

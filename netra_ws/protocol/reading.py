@@ -19,7 +19,7 @@ import orjson
 
 from netra_ws.errors import ClientError
 
-from .commands import COMMANDS, FIELD_NAMES, TYPES, Command, UserTyping
+from .commands import COMMANDS, FIELD_NAMES, TYPES, Command, Kick, UserTyping
 from .converter import converter
 from .values import MAX_METADATA_BYTES, json_name
 
@@ -188,6 +188,8 @@ def _text_field(name: str, aliases: tuple[str, ...], body: Mapping[str, Any]) ->
 
 
 def _check_sizes(command: Command, where: Callable[[str], str]) -> None:
+    if isinstance(command, Kick) and (command.user_id is None) == (command.jti is None):
+        raise _invalid({where("user_id"): "expected either user_id or jti"})
     metadata = getattr(command, "metadata", None)
     if metadata is not None and len(orjson.dumps(metadata)) > MAX_METADATA_BYTES:
         raise _invalid({where("metadata"): f"more than {MAX_METADATA_BYTES} bytes of JSON"})

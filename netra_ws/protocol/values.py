@@ -13,10 +13,14 @@ from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any, NewType
 
+from netra_ws.identity import is_user_id
+
 Id = NewType("Id", str)
 JobId = NewType("JobId", str)
 CommandId = NewType("CommandId", str)
 Title = NewType("Title", str)
+UserId = NewType("UserId", str)
+TokenId = NewType("TokenId", str)
 Seconds = NewType("Seconds", float)
 Page100 = NewType("Page100", int)
 Page200 = NewType("Page200", int)
@@ -27,6 +31,8 @@ JsonlLogs = NewType("JsonlLogs", object)
 
 MAX_COMMAND_ID = 256
 MAX_TITLE = 512
+#: A token has no more bytes, so neither has a part of it.
+MAX_TOKEN_ID = 8192
 #: Bytes of JSON that a thread's metadata may have; it travels in every thread list.
 MAX_METADATA_BYTES = 16 * 1024
 #: A seq is a signed 64-bit integer in every store.
@@ -89,6 +95,23 @@ def read_command_id(value: object) -> str:
 def read_title(value: object) -> str:
     """Return a thread's title, stripped, at most 512 characters."""
     return _text(value, MAX_TITLE).strip()
+
+
+def read_user_id(value: object) -> str:
+    """Return a user's id, as tokens may name one."""
+    if type(value) is not str:
+        raise TypeError(f"expected string, got {json_name(value)}")
+    if not is_user_id(value):
+        raise ValueError("expected 1 to 256 characters, none of them a control character")
+    return value
+
+
+def read_token_id(value: object) -> str:
+    """Return the id of a token (``jti``): any text that fits into one."""
+    text = _text(value, MAX_TOKEN_ID)
+    if not text:
+        raise ValueError("must not be empty")
+    return text
 
 
 def read_seconds(value: object) -> float:
@@ -154,6 +177,8 @@ READERS: Mapping[Any, Callable[[object], Any]] = {
     JobId: read_id,
     CommandId: read_command_id,
     Title: read_title,
+    UserId: read_user_id,
+    TokenId: read_token_id,
     Seconds: read_seconds,
     Page100: between(1, 100),
     Page200: between(1, 200),

@@ -43,6 +43,7 @@ _READ = ("GET", "HEAD", "OPTIONS")
 #: Pages that take a POST, with all that they take.
 POSTED: Mapping[str, tuple[str, ...]] = {
     "/ws/beacon": (*_READ, "POST"),
+    "/ws/kick": ("OPTIONS", "POST"),
     "/ws/ticket": ("OPTIONS", "POST"),
     "/ws/unblock": ("OPTIONS", "POST"),
 }
@@ -239,6 +240,7 @@ class Door:
     async def _seat(self, request: Request, head: Head) -> None:
         check_upgrade(head)
         head = attrs.evolve(head, rest=request.rest())
+        at = self.wiring.clock()
         async with self.admit(head) as identity:
             offered = offered_subprotocols(head.headers)
             admitted = Admitted(
@@ -249,6 +251,7 @@ class Door:
                 thread_id=_read_thread(head.query.get("thread_id")),
                 older=is_older_client(offered),
                 echo=head.path == ECHO_PATH,
+                at=at,
             )
             try:
                 await self.owner.seat(identity, partial(serve_socket, self.wiring, admitted, request.stream))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import math
 
 import attrs
 import trio
@@ -67,6 +68,23 @@ class Heartbeat:
         """Look after a connection until its wire is closed."""
         now = trio.current_time()
         self._plan(_Watch(connection, stream, now + self.interval_s), now)
+
+    def look_again(self, connection: Connection) -> None:
+        """Note that a connection has another identity, which may end before the next look at it.
+
+        Looking for it in the heap is the price of a heap without an index; a client does this once in the life
+        of a token, and mostly with one that lasts longer, which the next look will find.
+        """
+        left_s = (connection.identity.expires_at or math.inf) - connection.clock()
+        now = trio.current_time()
+        soonest = now + left_s - WARN_S
+        for position, (at, _, watch) in enumerate(self._moments):
+            if watch.connection is connection:
+                if soonest < at:
+                    del self._moments[position]
+                    heapq.heapify(self._moments)
+                    self._plan(watch, now)
+                return
 
     def forget_ended(self) -> None:
         """Note that a watched connection has ended."""

@@ -10,7 +10,7 @@ import logging
 import secrets
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import attrs
 import trio
@@ -74,6 +74,7 @@ class Admitted:
         thread_id: Thread that it was in.
         older: Whether it gets the older handshake.
         echo: Whether it only wants its messages back (conformance suites).
+        at: When it was let in, in Unix seconds.
     """
 
     identity: Identity
@@ -83,6 +84,7 @@ class Admitted:
     thread_id: str | None = None
     older: bool = False
     echo: bool = False
+    at: float = 0.0
 
 
 @attrs.define
@@ -97,6 +99,10 @@ class WireCounts:
     messages_out: int = 0
 
 
+#: Says who a client's new token stands for, or raises ``Refused``; the head is the one of its upgrade.
+Renew = Callable[[Head, str], Awaitable[Identity]]
+
+
 @attrs.define(repr=False)
 class Wiring:
     """What all connections share."""
@@ -106,6 +112,7 @@ class Wiring:
     heartbeat: Heartbeat
     handshake_s: float
     count: Callable[[str, str], None]
+    renew: Renew
     clock: Callable[[], float] = time.time
     counts: WireCounts = attrs.field(factory=WireCounts)
     parsers: trio.CapacityLimiter = attrs.field(factory=lambda: trio.CapacityLimiter(PARSERS))
@@ -137,6 +144,19 @@ class Socket:
     def wake(self) -> None:
         """Have the seat's frames written soon."""
         self.stream.wake()
+
+    async def identify(self, token: str) -> Identity:
+        """Return who a new token of this client stands for.
+
+        Raises:
+            Refused: It is not good.
+        """
+        return await self.wiring.renew(self.admitted.head, token)
+
+    def renewed(self) -> None:
+        """Look at the end of the identity anew."""
+        if self.connection is not None:
+            self.wiring.heartbeat.look_again(self.connection)
 
     def close(self, code: CloseCode, reason: str) -> None:
         """Begin the closing handshake; the connection's task ends when it is done, or after ``CLOSE_S``."""
@@ -239,6 +259,7 @@ class Socket:
             cursor=Cursor(stream, self.wiring.store, stream.visible),
             wire=self,
             clock=self.wiring.clock,
+            admitted_at=admitted.at,
             older=admitted.older,
             reads=admitted.identity.may("read"),
             thread_id=admitted.thread_id,

@@ -133,23 +133,30 @@ def test_a_ticket_is_no_carrier_where_something_is_changed() -> None:
         admission.identify(head, NOW, PEER, tickets=False)
 
 
-@pytest.mark.parametrize("query", [{}, {"ticket": "ours"}])
-def test_the_revoked_stay_outside(query: dict[str, str]) -> None:
-    """Who was revoked is refused with a token that is good otherwise, and with a ticket from before."""
+@pytest.mark.parametrize("carrier", ["token", "ticket"])
+def test_the_revoked_stay_outside(carrier: str) -> None:
+    """Who was signed out is refused with a token that is good otherwise, and with a ticket from before."""
     admission = make_admission(failed=1)
-    asked: list[tuple[str, float]] = []
-
-    def revoked(identity: Identity, now: float) -> None:
-        asked.append((identity.user_id, now))
-        raise Refused(401, "TOKEN_REVOKED", "The token was revoked.")
-
-    issued = admission.issue_ticket(Identity("ada"), NOW)
-    admission.revoked = revoked
-    head = RequestHead([], {"ticket": issued.ticket}) if query else RequestHead([BEARER])
+    identity = admission.admit(RequestHead([BEARER]), NOW, PEER)
+    issued = admission.issue_ticket(identity, NOW)
+    head = RequestHead([BEARER]) if carrier == "token" else RequestHead([], {"ticket": issued.ticket})
+    admission.revocations.revoke(NOW, "ada", None)
     assert refusal(admission, head) == (401, "TOKEN_REVOKED")
-    assert asked == [("ada", NOW)]
     assert admission.statistics(NOW).auth["revoked"] == 1
     assert refusal(admission, head) == (429, "RATE_LIMITED")
+
+
+def test_tickets_of_ones_own_rule_are_revoked_by_their_time() -> None:
+    """A ticket that a program's rule gave before the user was signed out is refused, one from behind it is good."""
+    admission = Admission(None, OriginPolicy([]), AddressTable(10, 100, 100))
+    before = admission.issue_ticket(Identity("ada"), NOW - 1).ticket
+    admission.revocations.revoke(NOW - 0.5, "ada", None)
+    after = admission.issue_ticket(Identity("ada"), NOW).ticket
+    assert refusal(admission, RequestHead([], {"ticket": before})) == (401, "TOKEN_REVOKED")
+    assert admission.admit(RequestHead([], {"ticket": after}), NOW, PEER).user_id == "ada"
+    admission.note_success(Identity("ada"), NOW, PEER)
+    with pytest.raises(Refused, match="TOKEN_REVOKED"):
+        admission.note_success(Identity("ada", claims={"iat": NOW - 60}), NOW, PEER)
 
 
 def test_a_rule_of_ones_own() -> None:

@@ -141,12 +141,12 @@ def test_tickets_cannot_be_guessed() -> None:
     assert all(len(ticket) == 43 and ticket.replace("-", "").replace("_", "").isalnum() for ticket in made)
 
 
-@given(st.text() | st.characters().map(lambda letter: letter * 10_000))
-def test_any_text(ticket: str) -> None:
+@given(st.text(), st.sampled_from([1, 2000]))
+def test_any_text(text: str, times: int) -> None:
     """Whatever stands in a URL is no ticket."""
     tickets = Tickets()
     tickets.issue(ADA, NOW)
-    assert not is_good(tickets, ticket)
+    assert not is_good(tickets, text * times)
 
 
 class AnyTickets(RuleBasedStateMachine):

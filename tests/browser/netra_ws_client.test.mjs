@@ -647,6 +647,22 @@ test("token: renewed on auth_expiring where it is a function, told where it is n
   assert.equal(fixed.notices.at(-1).type, "auth_expiring");
 });
 
+test("token: short-lived tokens are renewed halfway to their end, not round in a circle", async () => {
+  let number = 0;
+  const stage = await new Stage({ token: () => `a.b.${(number += 1)}` }).open();
+  const warn = () => stage.socket.say({ type: "auth_expiring", expires_at: 1, expires_in_s: 20 });
+  warn();
+  await turn();
+  assert.equal(stage.socket.last("refresh_auth").token, "a.b.2");
+  stage.socket.answer("refresh_auth", { type: "auth_refreshed", expires_at: 2 });
+  warn();
+  await turn();
+  assert.equal(stage.socket.last("refresh_auth").token, "a.b.2");
+  await stage.clock.advance(10_000);
+  await turn();
+  assert.equal(stage.socket.last("refresh_auth").token, "a.b.3");
+});
+
 test("token: a function that fails is asked again later", async () => {
   let broken = true;
   const stage = new Stage({

@@ -360,3 +360,16 @@ async def test_clients_of_others_use_tickets(server: StartServer) -> None:
     async with open_websocket_url(url) as socket:
         assert '"grace"' in await socket.get_message()
     assert outcome(await come(running, ticket)) == INVALID
+
+
+async def test_a_ticket_of_a_user_who_was_signed_out_is_refused(server: StartServer) -> None:
+    """A kick reaches tickets as well, and a ticket is no way to kick."""
+    running = await server()
+    ticket = await ticket_of(running)
+    root = await ticket_of(running, operator())
+    body = b'{"user_id": "ada"}'
+    by_ticket = await http(running, f"/ws/kick?ticket={root}", method="POST", body=body)
+    assert outcome(by_ticket) == (401, "TOKEN_MISSING")
+    assert (await http(running, "/ws/kick", method="POST", bearer=operator(), body=body)).status == 200
+    assert outcome(await come(running, ticket)) == (401, "TOKEN_REVOKED")
+    assert outcome(await come(running, root)) == (101, "")

@@ -10,7 +10,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 import attrs
 from hypothesis import strategies as st
 
-from netra_ws.protocol.commands import Attachment, Text
+from netra_ws.protocol.commands import Attachment, Kick, Text
 from netra_ws.protocol.values import (
     MAX_SEQ,
     ClientTime,
@@ -24,6 +24,8 @@ from netra_ws.protocol.values import (
     Seconds,
     Seq,
     Title,
+    TokenId,
+    UserId,
 )
 
 INTEGERS = st.integers(-(2**63), 2**64 - 1)
@@ -53,6 +55,8 @@ _OF: Mapping[Any, st.SearchStrategy[Any]] = {
     JobId: IDS,
     CommandId: st.text(min_size=1, max_size=256),
     Title: st.text(max_size=512).map(str.strip),
+    UserId: st.text("abcäß東 @", min_size=1, max_size=256),
+    TokenId: st.text(min_size=1, max_size=300),
     Text: st.text(min_size=1).map(str.strip).filter(bool),
     Seconds: st.floats(min_value=0, exclude_min=True, allow_infinity=False),
     Page100: st.integers(1, 100),
@@ -91,11 +95,16 @@ def of_type(type_: Any) -> st.SearchStrategy[Any]:
 def of(class_: type[Any]) -> st.SearchStrategy[Any]:
     """Return a strategy for instances of an attrs class of the protocol."""
     attrs.resolve_types(class_)
-    return st.builds(class_, **{field.name: of_type(field.type) for field in attrs.fields(class_)})
+    made = st.builds(class_, **{field.name: of_type(field.type) for field in attrs.fields(class_)})
+    if class_ is Kick:  # names exactly one of two
+        return made.filter(lambda kick: (kick.user_id is None) != (kick.jti is None))
+    return made
 
 
 def least(class_: type[Any]) -> Any:
     """Return an instance with nothing but its required fields, for a look at what is left out."""
+    if class_ is Kick:
+        return Kick(user_id=UserId("x"))
     attrs.resolve_types(class_)
     return class_(**{f.name: _some(f.type) for f in attrs.fields(class_) if f.default is attrs.NOTHING})
 

@@ -116,7 +116,7 @@ def test_json_rpc_says_the_same(command: Command, rpc_id: str | int) -> None:
     assert incoming.reply_to == rpc_id
 
 
-@given(st.one_of([of(class_) for class_ in COMMANDS]))
+@given(st.one_of([of(class_) for class_ in COMMANDS if class_.type != "kick"]))  # that needs one of two
 def test_null_means_absent(command: Command) -> None:
     """Null for an optional field is the same as leaving it out, also where its default is not null."""
     class_ = type(command)

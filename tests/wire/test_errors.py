@@ -13,7 +13,7 @@ import trio
 from netra_ws.agents.run import Run
 from tests.conftest import StartServer
 from tests.faulty import SECRET_TEXT, FaultyStore, Health
-from tests.kit import BINARY, CLOSE, TEXT, Client, close_payload, connect, frame, holdings, settles, token
+from tests.kit import BINARY, CLOSE, TEXT, Client, close_payload, connect, frame, holdings, settles
 
 from .agents import waiter
 
@@ -257,15 +257,6 @@ async def test_unavailable(server: StartServer) -> None:
         assert (await client.ask("list_threads"))["type"] == "thread_list"
         again = await client.ask("user_message", id="user_message", content="x", thread_id="new", agent="echo")
         assert again["type"] == "ack", "a retryable error is not remembered"
-
-
-@pytest.mark.parametrize("type_name", ["refresh_auth", "kick"])
-async def test_what_does_not_exist_yet_is_unavailable(type_name: str, server: StartServer) -> None:
-    """Commands of later versions are refused, not unknown."""
-    permissions = ["chat", "read", "operator"]
-    async with connect(await server(), permissions=permissions) as client:
-        fields = {"token": token()} if type_name == "refresh_auth" else {"user_id": "eve"}
-        assert (await client.ask(type_name, **fields))["code"] == "UNAVAILABLE"
 
 
 async def test_cancel_timeout(server: StartServer) -> None:

@@ -108,6 +108,21 @@ class RunRow:
 
 
 @attrs.frozen(kw_only=True)
+class RevocationRow:
+    """Tokens that are no longer good: those of a user that were issued up to *revoked_at*, or those of one id.
+
+    Attributes:
+        kind: Whether *subject* is a user's id or a token's (``jti``).
+        until: Unix seconds from which no such token can be good any more; the row may go then.
+    """
+
+    kind: Literal["user", "token"]
+    subject: str
+    revoked_at: float
+    until: float
+
+
+@attrs.frozen(kw_only=True)
 class Usage:
     """About how much is kept of a user, in bytes: payloads of events; texts and attachments of messages."""
 
@@ -213,8 +228,24 @@ class SetRunState:
     at: float
 
 
+@attrs.frozen(kw_only=True)
+class PutRevocation:
+    """Keep a revocation, or raise the times of the one that is there; those whose time is over at that moment go."""
+
+    row: RevocationRow
+
+
 Write = (
-    PutStream | PutEvent | PutThread | RenameThread | DeleteThread | PutMessage | DropMessages | PutRun | SetRunState
+    PutStream
+    | PutEvent
+    | PutThread
+    | RenameThread
+    | DeleteThread
+    | PutMessage
+    | DropMessages
+    | PutRun
+    | SetRunState
+    | PutRevocation
 )
 
 
@@ -339,4 +370,8 @@ class Store(Protocol):
 
     async def unfinished_runs(self, limit: int) -> Sequence[RunRow]:
         """Return up to *limit* runs whose state is ``queued`` or ``running``, of any user, oldest first."""
+        ...
+
+    async def revocations(self, now: float, limit: int) -> Sequence[RevocationRow]:
+        """Return up to *limit* revocations that still count at *now* (Unix seconds), the last one to end first."""
         ...

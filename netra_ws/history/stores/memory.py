@@ -27,10 +27,12 @@ from .contract import (
     MessageRow,
     PutEvent,
     PutMessage,
+    PutRevocation,
     PutRun,
     PutStream,
     PutThread,
     RenameThread,
+    RevocationRow,
     RunRow,
     SetRunState,
     StreamRow,
@@ -63,6 +65,7 @@ class MemoryStore:
         self._logs: defaultdict[tuple[str, str], Log] = defaultdict(Log)
         self._users: defaultdict[str, Ledger] = defaultdict(Ledger)
         self._unfinished: dict[tuple[str, str], RunRow] = {}
+        self._revocations: dict[tuple[str, str], RevocationRow] = {}
         self._carry_out: Mapping[type, Callable[[Any], None]] = {
             PutStream: self._put_stream,
             PutEvent: self._put_event,
@@ -73,6 +76,7 @@ class MemoryStore:
             DropMessages: self._drop_messages,
             PutRun: self._put_run,
             SetRunState: self._set_run_state,
+            PutRevocation: self._put_revocation,
         }
 
     def __repr__(self) -> str:
@@ -215,6 +219,11 @@ class MemoryStore:
         rows = self._unfinished.values()
         return heapq.nsmallest(limit, rows, key=lambda row: (row.created_at, row.user_id, row.run_id))
 
+    async def revocations(self, now: float, limit: int) -> Sequence[RevocationRow]:
+        await self._ready()
+        counting = (row for row in self._revocations.values() if row.until > now)
+        return heapq.nsmallest(limit, counting, key=lambda row: (-row.until, row.kind, row.subject))
+
     # What each kind of write does.
 
     def _put_stream(self, write: PutStream) -> None:
@@ -293,6 +302,14 @@ class MemoryStore:
         self._users[write.user_id].runs[write.run_id] = moved = attrs.evolve(row, state=write.state)
         if write.state in UNFINISHED:
             self._unfinished[key] = moved
+
+    def _put_revocation(self, write: PutRevocation) -> None:
+        row = write.row
+        known = self._revocations.get((row.kind, row.subject), row)
+        self._revocations[row.kind, row.subject] = attrs.evolve(
+            row, revoked_at=max(row.revoked_at, known.revoked_at), until=max(row.until, known.until)
+        )
+        self._revocations = {key: each for key, each in self._revocations.items() if each.until > row.revoked_at}
 
     # Helpers.
 

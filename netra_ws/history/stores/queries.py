@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
-from .schema import event, message, run, stream, thread, unfinished
+from .schema import event, message, revocation, run, stream, thread, unfinished
 from .texts import AnyText
 
 
@@ -56,3 +56,10 @@ RUN = _RUN.where(_is(run.c.user_id, run.c.run_id))
 RUN_OF_COMMAND = _RUN.where(_is(run.c.user_id, run.c.command_id))
 
 UNFINISHED_RUNS = _RUN.where(unfinished).order_by(run.c.created_at, run.c.user_id, run.c.run_id).limit(_LIMIT)
+
+REVOCATIONS = (
+    sa.select(revocation)
+    .where(revocation.c.until > sa.bindparam("now", type_=sa.Double))
+    .order_by(revocation.c.until.desc(), revocation.c.kind, revocation.c.subject)
+    .limit(_LIMIT)
+)

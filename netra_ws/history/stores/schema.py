@@ -106,6 +106,15 @@ def unfinished_run_of(events: sa.Table) -> sa.ColumnElement[bool]:
     return sa.and_(events.c.run_id.is_not(None), events.c.run_id.in_(sa.select(run.c.run_id).where(unfinished)))
 
 
+revocation = sa.Table(
+    "revocation",
+    metadata,
+    sa.Column("kind", plain_text(), primary_key=True),
+    _text("subject", key=True),
+    _time("revoked_at"),
+    _time("until"),
+)
+
 _has_command = run.c.command_id.is_not(None)
 sa.Index(
     "run_of_command",

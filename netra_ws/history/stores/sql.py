@@ -19,7 +19,7 @@ import trio
 from netra_ws.errors import StoreError
 
 from . import queries, search
-from .contract import NO_BOUND, EventRow, MessageRow, RunRow, StreamRow, ThreadRow, Usage, Write
+from .contract import NO_BOUND, EventRow, MessageRow, RevocationRow, RunRow, StreamRow, ThreadRow, Usage, Write
 from .trimming import Cut, find, mark, remove
 from .usage import find_excess, measure, oldest
 from .writes import carry_out
@@ -182,6 +182,9 @@ class SqlStore:
 
     async def unfinished_runs(self, limit: int) -> Sequence[RunRow]:
         return await self._rows(queries.UNFINISHED_RUNS, RunRow, {"limit": max(0, limit)})
+
+    async def revocations(self, now: float, limit: int) -> Sequence[RevocationRow]:
+        return await self._rows(queries.REVOCATIONS, RevocationRow, {"now": now, "limit": max(0, limit)})
 
     # Threads.
 

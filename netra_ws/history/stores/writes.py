@@ -17,6 +17,7 @@ from .contract import (
     DropMessages,
     PutEvent,
     PutMessage,
+    PutRevocation,
     PutRun,
     PutStream,
     PutThread,
@@ -54,6 +55,15 @@ def _put_message(insert: Any) -> sa.Executable:
     return put
 
 
+def _put_revocation(insert: Any) -> sa.Executable:
+    new, old = insert.excluded, schema.revocation.c
+    put: sa.Executable = insert.on_conflict_do_update(
+        index_elements=[old.kind, old.subject],
+        set_={name: _raise_to(old[name], new[name]) for name in ("revoked_at", "until")},
+    )
+    return put
+
+
 @attrs.frozen
 class _Puts:
     """What makes rows, in the words of one engine."""
@@ -63,6 +73,7 @@ class _Puts:
     thread: sa.Executable
     run: sa.Executable
     message: sa.Executable
+    revocation: sa.Executable
 
 
 @cache
@@ -74,6 +85,7 @@ def _puts(engine: str) -> _Puts:
         thread=insert(schema.thread).on_conflict_do_nothing(),
         run=insert(schema.run).on_conflict_do_nothing(),
         message=_put_message(insert(schema.message)),
+        revocation=_put_revocation(insert(schema.revocation)),
     )
 
 
@@ -96,6 +108,11 @@ _SET_RUN_STATE = (
     schema.run.update()
     .where(schema.run.c.user_id == sa.bindparam("user"), schema.run.c.run_id == sa.bindparam("run"), schema.unfinished)
     .values(state=sa.bindparam("new_state"), changed_at=sa.bindparam("at"))
+)
+
+
+_FORGET_REVOCATIONS = schema.revocation.delete().where(
+    schema.revocation.c.until <= sa.bindparam("now", type_=sa.Double)
 )
 
 
@@ -224,6 +241,11 @@ def _run_states(connection: sa.Connection, writes: Sequence[SetRunState]) -> Non
     connection.execute(_SET_RUN_STATE, rows)
 
 
+def _revocations(connection: sa.Connection, writes: Sequence[PutRevocation]) -> None:
+    connection.execute(_puts(connection.dialect.name).revocation, [attrs.asdict(w.row) for w in writes])
+    connection.execute(_FORGET_REVOCATIONS, {"now": max(w.row.revoked_at for w in writes)})
+
+
 _CARRY_OUT: Mapping[type, Callable[[sa.Connection, Any], None]] = {
     PutStream: _streams,
     PutEvent: _events,
@@ -234,4 +256,5 @@ _CARRY_OUT: Mapping[type, Callable[[sa.Connection, Any], None]] = {
     DropMessages: _dropped_messages,
     PutRun: _runs,
     SetRunState: _run_states,
+    PutRevocation: _revocations,
 }

@@ -28,6 +28,7 @@ export const BACKOFF = Object.freeze({ baseMs: 500, capMs: 30_000 });
 const COMMAND_TIMEOUT_MS = 30_000;
 const OPENING_TIMEOUT_MS = 15_000;
 const CLOSE_TIMEOUT_MS = 5_000;
+const RENEW_EVERY_MS = 60_000; // between two new tokens, unless the end of the first is nearer
 const STABLE_MS = 5_000; // an open shorter than this does not reset the backoff: a server that accepts and dies
 const SAVE_EVERY_MS = 250;
 const QUEUE_LIMIT = 4_096;
@@ -273,6 +274,7 @@ export class Session {
   #attempt = 0; // since the last stable connection
   #failures = 0; // in a row, without a welcome
   #openedAt = 0;
+  #renewedAt = -Infinity;
   #heardAt = 0;
   #minimumDelayMs = 0;
   #leaving = null;
@@ -575,6 +577,7 @@ export class Session {
     this.#rewind = null;
     this.#stopClock("opening");
     this.#stopClock("silence");
+    this.#stopClock("renew");
     if (!socket) return;
     socket.onmessage = socket.onclose = null;
     try {
@@ -633,7 +636,7 @@ export class Session {
       this.#options.onNotice(frame);
     },
     auth_expiring: (frame) => {
-      if (typeof this.#options.token === "function") this.#renew();
+      if (typeof this.#options.token === "function") this.#renewSoon(Number(frame.expires_in_s) || 0);
       this.#options.onNotice(frame);
     },
     ack: () => {}, // of a command that has passed its deadline
@@ -715,7 +718,15 @@ export class Session {
     return run;
   }
 
+  #renewSoon(leftSeconds) {
+    // Tokens that live shorter than the server's warning are warned of at once: not round in a circle.
+    const recently = this.#timers.now() - this.#renewedAt < RENEW_EVERY_MS;
+    if (recently) this.#startClock("renew", leftSeconds * 500, () => this.#renew());
+    else this.#renew();
+  }
+
   async #renew() {
+    this.#renewedAt = this.#timers.now();
     try {
       await this.command("refresh_auth", { token: await this.#token() });
     } catch (error) {

@@ -1,0 +1,171 @@
+"""Signing out: what an operator's ``kick`` does to a user, or to the connections of one token.
+
+At once, without a checkpoint: the revocation counts, the sockets begin to close with 4010, the runs of a user are
+cancelled. What is left is waiting for the proof: commands under way are over, the runs have ended, the revocation
+is in the store. A client that was let in before the kick and has no seat yet is met when it takes one
+(``Registry.attached``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Protocol
+
+import attrs
+import trio
+
+from netra_ws.access import Revocation
+from netra_ws.agents.run import Run
+from netra_ws.agents.states import RunState
+from netra_ws.errors import ClientError
+from netra_ws.history.stores.contract import PutRevocation, RevocationRow
+from netra_ws.protocol.closing import CloseCode
+from netra_ws.protocol.events import CancelledBy
+
+from .connection import Connection
+from .stopping import proof_of_end
+
+#: Bytes that a Close frame has for its reason (RFC 6455 §5.5, less the code).
+MAX_REASON = 123
+SIGNED_OUT = "signed out by an operator"
+
+
+@attrs.frozen
+class Whom:
+    """Whom a kick is for: a user, or whoever came with one token; *reason* is told to them."""
+
+    user_id: str | None
+    token_id: str | None
+    reason: str | None = None
+
+
+@attrs.frozen
+class Kicked:
+    """How much ended: connections, and runs that were going on or waiting for their turn."""
+
+    connections: int
+    runs: int
+
+
+class Kickable(Protocol):
+    """What a kick needs of a user's context."""
+
+    @property
+    def user_id(self) -> str: ...
+
+    @property
+    def connections(self) -> Mapping[str, Connection]: ...
+
+    @property
+    def runs(self) -> Mapping[str, Run]: ...
+
+    def stop(self, run: Run, by: CancelledBy) -> None: ...
+
+
+def sign_out(connection: Connection, reason: str | None) -> None:
+    """Begin to close a connection whose client is not meant to come back."""
+    connection.explicit = True
+    connection.shut(CloseCode.SIGNED_OUT, _bounded(reason))
+
+
+def _bounded(reason: str | None) -> str:
+    return (reason or SIGNED_OUT).encode()[:MAX_REASON].decode(errors="ignore")
+
+
+@attrs.define(eq=False, repr=False)
+class Kick:
+    """One kick: ``begin`` acts, ``proof`` waits for what came of it.
+
+    Attributes:
+        by: The connection that says it; of the operator's own user, it is closed behind its answer.
+    """
+
+    whom: Whom
+    by: Connection | None
+    _contexts: list[Kickable] = attrs.field(factory=list)
+    _connections: list[Connection] = attrs.field(factory=list)
+    _runs: dict[str, Run] = attrs.field(factory=dict)
+
+    def begin(self, contexts: Iterable[Kickable]) -> float | None:
+        """Close and cancel, without waiting; return when the last token met expires, None when no one knows."""
+        user_id, token_id = self.whom.user_id, self.whom.token_id
+        for context in contexts:
+            if user_id is None:
+                seated = list(context.connections.values())
+                self._connections += [each for each in seated if each.identity.token_id == token_id]
+            elif context.user_id == user_id:
+                self._contexts.append(context)
+                self._connections += context.connections.values()
+        expiries = [each.identity.expires_at for each in self._connections]
+        for connection in self._connections:
+            if connection is not self.by:
+                sign_out(connection, self.whom.reason)
+        for context in self._contexts:
+            for run in list(context.runs.values()):
+                self._stop(context, run)
+        known = [at for at in expiries if at is not None]
+        return max(known) if known and len(known) == len(expiries) else None
+
+    def _stop(self, context: Kickable, run: Run) -> None:
+        if run.state in (RunState.QUEUED, RunState.RUNNING):
+            self._runs[run.run_id] = run
+            context.stop(run, "admin")
+
+    async def proof(self, patience_s: float) -> Kicked:
+        """Wait until nothing goes on in the name of those who were kicked.
+
+        Their sockets may still be closing: a client that says nothing has its seconds for that.
+
+        Args:
+            patience_s: Seconds for the commands that are being carried out.
+
+        Raises:
+            ClientError: ``CANCEL_TIMEOUT`` when a run could not be stopped, ``UNAVAILABLE`` when the store has not
+                taken the end of one. Everything else was ended all the same.
+        """
+        with trio.move_on_after(patience_s):
+            for connection in self._connections:
+                if connection is not self.by:
+                    await connection.turn_over()
+        # A start that was under way when the kick came has its run by now; nobody can start another one.
+        identities = {id(connection.identity) for connection in self._connections}
+        for context in self._contexts:
+            for run in list(context.runs.values()):
+                if id(run.identity) in identities:
+                    self._stop(context, run)
+        try:
+            await self._ended()
+        finally:
+            if self.by in self._connections:
+                self.by.explicit = True
+                self.by.shut_behind(CloseCode.SIGNED_OUT, _bounded(self.whom.reason))
+        return Kicked(len(self._connections), len(self._runs))
+
+    async def _ended(self) -> None:
+        trouble: ClientError | None = None
+        for run in self._runs.values():
+            try:
+                await proof_of_end(run)
+            except ClientError as error:
+                trouble = trouble or error
+        if trouble is not None:
+            raise trouble
+
+
+def row_of(revocation: Revocation) -> PutRevocation:
+    """Return how the store keeps a revocation."""
+    user_id = revocation.user_id
+    return PutRevocation(
+        row=RevocationRow(
+            kind="token" if user_id is None else "user",
+            subject=user_id or revocation.token_id or "",
+            revoked_at=revocation.revoked_at,
+            until=revocation.until,
+        )
+    )
+
+
+def read_row(row: RevocationRow) -> Revocation:
+    """Return the revocation that the store has kept as *row*."""
+    user_id, token_id = (row.subject, None) if row.kind == "user" else (None, row.subject)
+    return Revocation(user_id, token_id, row.revoked_at, row.until)
