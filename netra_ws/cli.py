@@ -13,6 +13,7 @@ import getpass
 import json
 import logging
 import os
+import re
 import signal
 import socket
 import sys
@@ -20,7 +21,7 @@ import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, TextIO
 from urllib.parse import parse_qsl, urlsplit
 
 from netra_ws.errors import ConfigError, NetraError
@@ -47,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not words or (words[0].startswith("-") and words[0] not in ("-h", "--help", "--version")):
         words.insert(0, "serve")
     try:
-        args = _make_parser().parse_args(words)
+        args = _make_parser(words).parse_args(words)
     except SystemExit as exc:  # argparse has said what is wrong, or has printed the help
         return int(exc.code or 0)
     try:
@@ -60,8 +61,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     return status
 
 
-def _make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+class _Parser(argparse.ArgumentParser):
+    """Tells what is wrong with words without repeating values: one may be a secret, and logs keep what is told."""
+
+    words: ClassVar[Sequence[str]] = ()
+
+    def error(self, message: str) -> NoReturn:
+        values = {word.partition("=")[2] if word.startswith("-") else word for word in self.words} - {""}
+        for value in sorted(values, key=len, reverse=True):
+            # As argparse repeats it: a word of its own, quoted, or behind the name of its option.
+            shown = "|".join(re.escape(text) for text in (repr(value), value))
+            message = re.sub(rf"(?<![^\s=])(?:{shown})(?![^\s,)])", "…", message)
+        super().error(message)
+
+
+def _make_parser(words: Sequence[str] = ()) -> argparse.ArgumentParser:
+    given = words
+
+    class Parser(_Parser):  # a class, because those of the commands are made of the same
+        words = given
+
+    parser = Parser(
         prog="netra-ws",
         description="Run AI agents for many users and stream what they do over WebSockets.",
         epilog="Without a command, the options are those of serve.",

@@ -142,22 +142,25 @@ class Address:
     port: int
     authority: str
     path: str
-    query: tuple[tuple[str, str], ...]
+    query: tuple[tuple[str, str], ...] = attrs.field(repr=False)  # perhaps with a token
 
     @classmethod
     def parse(cls, url: str) -> Address:
         """Read ``http(s)://`` or ``ws(s)://``; no path means ``/ws``, a fragment is dropped.
 
         Raises:
-            ValueError: It is no such URL.
+            ValueError: It is no such URL. The text does not repeat it, since it may hold a token.
         """
-        parts = urlsplit(url)
-        tls = _SCHEMES.get(parts.scheme)
+        try:
+            parts = urlsplit(url)
+            tls, port = _SCHEMES.get(parts.scheme), parts.port
+        except ValueError:
+            tls = None
         if tls is None or not parts.hostname:
-            raise ValueError(f"expected http(s)://host or ws(s)://host, got {url!r}")
+            raise ValueError("expected http(s)://host or ws(s)://host, with a number where there is a port")
         path = "/ws" if parts.path in ("", "/") else parts.path
         authority = parts.netloc.rpartition("@")[2]
-        port = parts.port or (443 if tls else 80)
+        port = port or (443 if tls else 80)
         return cls(tls, parts.hostname, port, authority, path, tuple(parse_qsl(parts.query, keep_blank_values=True)))
 
     def target(self, position: Position | None, thread_id: str | None) -> str:
@@ -210,7 +213,7 @@ class Session:
     """A user's talk with the server, over as many sockets as it takes. Made by ``connect``."""
 
     _address: Address
-    _token: Token
+    _token: Token = attrs.field(repr=False)
     _policy: ClientPolicy
     _ssl: ssl.SSLContext | None
     _on_state: Callable[[StateChange], None]

@@ -274,7 +274,7 @@ class Pending:
 
     id: str
     command: Command
-    text: str
+    text: str = attrs.field(repr=False)  # perhaps with a token
     run: Run | None = None
     heard: Heard | None = None
     error: SessionError | None = None

@@ -409,7 +409,9 @@ class TestSecretsAreMasked:
         assert "hunter2" not in text
         assert "postgresql+psycopg://u:***@h/db" in text
 
-    @pytest.mark.parametrize("name", ["auth.secret", "store.url", "backplane.url", "llm.base_url", "llm.api_key"])
+    @pytest.mark.parametrize(
+        "name", ["auth.secret", "auth.jwks_url", "store.url", "backplane.url", "llm.base_url", "llm.api_key"]
+    )
     def test_complaints(self, name: str) -> None:
         """A wrong value of a secret setting is not shown."""
         with pytest.raises(ConfigError) as caught:
@@ -425,6 +427,7 @@ class TestSecretsAreMasked:
             ("redis://h:6379/0", "redis://h:6379/0"),
             ("redis://u:p@ss:/w@h:1/0", "redis://u:***@h:1/0"),
             ("postgresql://h/db?user=u&password=p&x=1", "postgresql://h/db?user=u&password=***&x=1"),
+            ("https://h/v1?x-api-key=k&Api_Key2=k#f", "https://h/v1?x-api-key=***&Api_Key2=***#f"),
             ("postgresql+psycopg://u:p%40@h:1,i:2/db?options=-c", "postgresql+psycopg://u:***@h:1,i:2/db?options=-c"),
         ],
     )

@@ -76,6 +76,8 @@ def mask_all(value: object) -> str:
 
 def mask_url(url: object) -> str:
     """Return the URL without its password, for logs and for ``check-config``."""
+    if url is None:
+        return "not set"
     # Greedy up to the last "@": a password that was not quoted may hold one itself.
     text = re.sub(r"^([^:]*://[^:@/?#]*):.*@", r"\1:***@", str(url), flags=re.DOTALL)
-    return re.sub(r"(?i)([?&][a-z_]*(?:pass|pwd|secret|token)[a-z_]*=)[^&#]*", r"\1***", text)
+    return re.sub(r"(?i)([?&][\w.-]*(?:pass|pwd|secret|token|key)[\w.-]*=)[^&#]*", r"\1***", text)

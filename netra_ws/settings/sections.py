@@ -53,7 +53,7 @@ class Auth:
     """How tokens are checked; without a secret, development uses ``development_secret()``."""
 
     secret: str | None = _setting(None, SECRET.or_none(), mask=mask_all)
-    jwks_url: str | None = _setting(None, TEXT.or_none())
+    jwks_url: str | None = _setting(None, TEXT.or_none(), mask=mask_url)
     jwks_file: str | None = _setting(None, TEXT.or_none())
     algorithms: tuple[str, ...] = _setting(("HS256",), LIST)
     issuer: str | None = _setting(None, TEXT.or_none())
@@ -152,7 +152,7 @@ class Backplane:
 class Llm:
     """An OpenAI-compatible model server."""
 
-    base_url: str | None = _setting(None, TEXT.or_none(), mask=lambda url: mask_url(url) if url else "not set")
+    base_url: str | None = _setting(None, TEXT.or_none(), mask=mask_url)
     model: str | None = _setting(None, TEXT.or_none())
     api_key: str | None = _setting(None, TEXT.or_none(), mask=mask_all)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import re
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from urllib.parse import parse_qsl, urlsplit
@@ -28,9 +29,18 @@ METHODS = frozenset({"GET", "HEAD", "OPTIONS", "POST"})
 Headers = Sequence[tuple[bytes, bytes]]
 
 
+def _shown_path(path: str) -> str:
+    # Ours are all short and lower case; a token is neither.
+    return repr(path) if re.fullmatch(r"[a-z0-9/._-]{0,64}", path) else "…"
+
+
+def _names(headers: Headers) -> str:
+    return repr([name.decode("latin-1") for name, _ in headers])
+
+
 @attrs.frozen
 class Head:
-    """A request head.
+    """A request head; its ``repr`` may stand in a log, so it shows nothing in which a token could be.
 
     Attributes:
         path: Decoded as Latin-1, without the query.
@@ -41,12 +51,12 @@ class Head:
     """
 
     method: str
-    path: str
-    query: Mapping[str, str] = attrs.field(repr=False)  # either may hold a token or a ticket
-    headers: Headers = attrs.field(repr=False)
-    peer: str = attrs.field()
+    path: str = attrs.field(repr=_shown_path)
+    query: Mapping[str, str] = attrs.field(repr=False)
+    headers: Headers = attrs.field(repr=_names)
+    peer: str
     http_version: str = "1.1"
-    rest: bytes = b""
+    rest: bytes = attrs.field(default=b"", repr=False)
 
     def get(self, name: bytes) -> bytes | None:
         """Return the first header of that lower-case name."""
