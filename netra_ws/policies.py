@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-import math
+import contextlib
+import logging
 import re
-from collections.abc import Awaitable, Callable, Mapping
+import secrets
+import traceback
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +23,13 @@ from netra_ws.access import (
     Proxies,
     PublicKeys,
     Revocations,
+    Strikes,
     Verifier,
-    issued_at,
 )
 from netra_ws.agents.agent import Agent, collect_agents
 from netra_ws.agents.builtin.assistant import make_assistant
 from netra_ws.agents.builtin.echo import echo
+from netra_ws.agents.failures import leaves
 from netra_ws.agents.request import RunPolicy
 from netra_ws.contexts.policy import ContextPolicy
 from netra_ws.errors import ConfigError, Refused
@@ -33,9 +38,11 @@ from netra_ws.measures import memory_bytes
 from netra_ws.settings import Settings, development_secret
 from netra_ws.version import __version__
 from netra_ws.wire.certificates import Certificates
-from netra_ws.wire.door import SOCKET_PATHS, Admit
+from netra_ws.wire.door import SOCKET_PATHS, Admit, Identify
 from netra_ws.wire.head import Head
-from netra_ws.wire.pump import PROTOCOL, Identify
+from netra_ws.wire.pump import PROTOCOL, Renew
+
+logger = logging.getLogger(__name__)
 
 Authenticate = Callable[[Head], Awaitable[Identity]]
 
@@ -106,15 +113,23 @@ def secret_of(settings: Settings) -> str | None:
     return settings.auth.secret
 
 
-def make_admission(settings: Settings, revocations: Revocations, public: PublicKeys | None = None) -> Admission:
-    """Return the lock of the door; *public* are the keys of identity services, if there are any.
+def make_admission(
+    settings: Settings, revocations: Revocations, public: PublicKeys | None = None, *, tokens: bool = True
+) -> Admission:
+    """Return the lock of the door.
+
+    Args:
+        public: The keys of identity services, if there are any.
+        tokens: Whether tokens say who somebody is; where the program has a rule of its own, no secret is needed.
 
     Raises:
         ConfigError: There is no key at all.
     """
     auth, origins, limits = settings.auth, settings.origins, settings.limits
     return Admission(
-        Verifier(secret_of(settings), auth.issuer, auth.audience, auth.leeway_s, public, auth.algorithms),
+        Verifier(secret_of(settings), auth.issuer, auth.audience, auth.leeway_s, public, auth.algorithms)
+        if tokens
+        else None,
         OriginPolicy(origins.allowed, bool(origins.required), settings.environment),
         AddressTable(
             limits.max_tracked_addresses,
@@ -123,56 +138,119 @@ def make_admission(settings: Settings, revocations: Revocations, public: PublicK
         ),
         auth.query_token,
         revocations,
+        Strikes(origins.strikes, origins.strike_window_s, origins.max_tracked),
     )
 
 
-def make_admit(
-    admission: Admission, authenticate: Authenticate | None, clock: Callable[[], float], high: int | None
-) -> Admit:
-    """Return what decides who comes in; with *authenticate*, that says who it is instead of a token.
+def make_identify(
+    admission: Admission, authenticate: Authenticate | None, clock: Callable[[], float], patience_s: float
+) -> Identify:
+    """Return the one way to find out who sent a head, for sockets and pages alike.
+
+    Args:
+        authenticate: The program's own rule, which says who it is instead of a token; tickets stay.
+        patience_s: Seconds that the rule has.
+    """
+
+    async def identify(head: Head, *, tickets: bool = True) -> Identity:
+        admission.screen(head, clock(), head.peer)
+        if authenticate is None or (tickets and head.query.get("ticket")):
+            return admission.identify(head, clock(), head.peer, tickets=tickets)
+        return await _ask_and_note(admission, authenticate, head, clock, patience_s)
+
+    return identify
+
+
+async def _ask_and_note(
+    admission: Admission, authenticate: Authenticate, head: Head, clock: Callable[[], float], patience_s: float
+) -> Identity:
+    try:
+        identity = await _ask(authenticate, head, patience_s)
+    except Refused as refused:
+        admission.note_failure(refused, clock(), head.peer)
+        raise
+    admission.note_success(identity, clock(), head.peer)
+    return identity
+
+
+async def _ask(authenticate: Authenticate, head: Head, patience_s: float) -> Identity:
+    """Ask a program's own rule.
+
+    Raises:
+        Refused: What the rule raised, also inside groups; 503 ``UNAVAILABLE`` when it takes too long,
+            500 ``INTERNAL`` when it fails.
+    """
+    try:
+        with trio.move_on_after(patience_s):
+            identity = await authenticate(head)
+            if not isinstance(identity, Identity):
+                raise TypeError("authenticate must return an Identity")
+            return identity
+    except Exception as exc:  # the program's code, which may fail in any way
+        # One object raised again and again would collect the frames of all who were refused.
+        raise _refusal_of(exc).with_traceback(None) from None
+    except BaseExceptionGroup as exc:  # it failed while it was cancelled: told here, or it is logged with its text
+        faults, stops = exc.split(Exception)
+        if isinstance(faults, Exception):
+            _refusal_of(faults)
+        raise stops or exc from None
+    logger.error("authenticate did not answer within %g s", patience_s)
+    raise Refused(503, "UNAVAILABLE", "The server cannot tell now who you are.", retry_after_s=2)
+
+
+def _refusal_of(exc: Exception) -> Refused:
+    causes = leaves(exc)
+    refused = next((cause for cause in causes if isinstance(cause, Refused)), None)
+    if refused is not None:
+        return refused
+    correlation_id = secrets.token_hex(4)
+    # Neither text nor lines of the traceback: they may quote the head, and with it a cookie or a token.
+    for cause in causes[:3]:
+        frames = traceback.extract_tb(cause.__traceback__)
+        where = f"{frames[-1].filename}:{frames[-1].lineno}" if frames else "?"
+        logger.error("authenticate failed with %s at %s [%s]", type(cause).__qualname__, where, correlation_id)
+    return Refused(500, "INTERNAL", f"The server failed; its log has it under {correlation_id}.")
+
+
+def make_admit(admission: Admission, identify: Identify, clock: Callable[[], float], high: int | None) -> Admit:
+    """Return what decides who comes in; a ticket is used up when its bearer has got a seat.
 
     Args:
         high: Bytes of memory above which nobody comes in, or None.
     """
 
-    async def admit(head: Head) -> Identity:
+    @asynccontextmanager
+    async def admit(head: Head) -> AsyncIterator[Identity]:
         if high is not None and memory_bytes() > high:
             raise Refused(503, "OVERLOADED", "The server has no memory for more connections.", retry_after_s=5)
-        now = clock()
-        if authenticate is None:
-            return admission.admit(head, now, head.peer)
-        admission.screen(head, now, head.peer)
-        try:
-            identity = await authenticate(head)
-            # What tells nothing of its issue was made by this rule just now; kicked users are its business.
-            admission.revocations.check(identity, now, issued_at(identity) or math.inf)
-        except Refused:
-            admission.addresses.failed(head.peer, now)
-            raise
-        return identity
+        identity = await identify(head)
+        ticket = admission.ticket_of(head)
+        # From the look at the ticket to here nobody else had a turn.
+        with contextlib.nullcontext() if ticket is None else admission.tickets.use(ticket, clock()):
+            yield identity
 
     return admit
 
 
-def make_identify(admission: Admission, authenticate: Authenticate | None, clock: Callable[[], float]) -> Identify:
+def make_renew(
+    admission: Admission, authenticate: Authenticate | None, clock: Callable[[], float], patience_s: float
+) -> Renew:
     """Return what says who a new token of a connected client stands for.
 
     It is judged as if it had come in the ``Authorization`` header of the client's upgrade; so is it by a program
     that authenticates in its own way.
     """
 
-    async def identify(head: Head, token: str) -> Identity:
+    async def renew(head: Head, token: str) -> Identity:
         if not _TOKEN.fullmatch(token):  # else the next carrier would be looked at: that of the old token
             raise Refused(401, "TOKEN_INVALID", "The token is not valid: it has characters that no token has.")
         others = [(name, value) for name, value in head.headers if name != b"authorization"]
         head = attrs.evolve(head, headers=[(b"authorization", b"Bearer " + token.encode()), *others], query={})
         if authenticate is None:
             return admission.identify(head, clock(), head.peer)
-        identity = await authenticate(head)
-        admission.revocations.check(identity, clock(), issued_at(identity) or math.inf)
-        return identity
+        return await _ask_and_note(admission, authenticate, head, clock, patience_s)
 
-    return identify
+    return renew
 
 
 def make_certificates(settings: Settings, clock: Callable[[], float]) -> Certificates | None:
@@ -196,10 +274,10 @@ def make_proxies(settings: Settings) -> Proxies:
     return Proxies(settings.server.trusted_proxies or LOOPBACK)
 
 
-def public_config(settings: Settings, policy: ContextPolicy) -> dict[str, Any]:
-    """Return what ``/ws/config`` tells everybody."""
-    carriers = ["header", "subprotocol"]
-    if settings.auth.query_token:
+def public_config(settings: Settings, policy: ContextPolicy, *, tokens: bool = True) -> dict[str, Any]:
+    """Return what ``/ws/config`` tells everybody; without *tokens* the program has a rule of its own."""
+    carriers = ["header", "subprotocol", "ticket"] if tokens else ["ticket"]
+    if tokens and settings.auth.query_token:
         carriers.append("query")
     limits = settings.limits
     return {
@@ -208,7 +286,7 @@ def public_config(settings: Settings, policy: ContextPolicy) -> dict[str, Any]:
         "protocols": [PROTOCOL],
         "version": __version__,
         "environment": settings.environment,
-        "auth": {"methods": ["jwt"], "carriers": carriers},
+        "auth": {"methods": ["jwt" if tokens else "custom", "ticket"], "carriers": carriers},
         "limits": {
             "max_message_bytes": limits.max_message_bytes,
             "messages_per_minute": limits.messages_per_minute,

@@ -43,11 +43,12 @@ from netra_ws.policies import (
     make_certificates,
     make_identify,
     make_proxies,
+    make_renew,
     public_config,
 )
 from netra_ws.settings import Settings, problems
 from netra_ws.version import __version__
-from netra_ws.wire.door import Door, Page
+from netra_ws.wire.door import Door, Identify, Page
 from netra_ws.wire.flusher import Flusher
 from netra_ws.wire.heartbeat import Heartbeat
 from netra_ws.wire.protection import STRICT_S
@@ -195,8 +196,10 @@ async def open_server(
     Args:
         settings: Development defaults when None.
         agents: More agents by name.
-        authenticate: Replaces tokens: takes the request head, returns who it is or raises ``Refused``.
-            Origins and the limits per address are checked before it.
+        authenticate: Replaces tokens, for sockets and pages alike, so no secret is needed: takes the
+            request head, returns who it is or raises ``Refused``. Origins and the limits per address are
+            checked before it, and a ``?ticket=`` in its place. It has half of ``timing.handshake_s``.
+            Pages that say something to everybody ask it where there is an Authorization or a Cookie.
         surroundings: Clock, dice, store and door in place of the usual ones.
 
     Raises:
@@ -206,7 +209,7 @@ async def open_server(
         OSError: The address cannot be listened on.
     """
     settings = settings or Settings()
-    if found := problems(settings):
+    if found := problems(settings, tokens=authenticate is None):
         raise ConfigError("\n".join(found))
     failure: Exception | None = None
     stop, stopped = trio.Event(), trio.Event()
@@ -290,8 +293,9 @@ async def _rooms(
     # Everything that may be wrong with the settings is found before anything is opened.
     policy = context_policy(settings, agents)
     revocations = Revocations()
-    keyring = Keyring(sources) if (sources := key_sources(settings)) else None
-    admission = make_admission(settings, revocations, None if keyring is None else keyring.public)
+    tokens = authenticate is None
+    keyring = Keyring(sources) if tokens and (sources := key_sources(settings)) else None
+    admission = make_admission(settings, revocations, None if keyring is None else keyring.public, tokens=tokens)
     certificates = make_certificates(settings, world.clock) if world.listens else None
     store = world.store
     if store is None:
@@ -303,11 +307,13 @@ async def _rooms(
     quota = Quota(settings.limits.max_stored_bytes_per_user, registry, store)
     recorder.on_kept = quota.note
     heartbeat = Heartbeat(policy.heartbeat_interval_s, policy.pong_timeout_s, policy.expiry_grace_s)
-    identify = make_identify(admission, authenticate, clock)
-    wiring = Wiring(store, Flusher(), heartbeat, settings.timing.handshake_s, registry.count, identify, clock)
+    patience_s = settings.timing.handshake_s / 2
+    renew = make_renew(admission, authenticate, clock, patience_s)
+    wiring = Wiring(store, Flusher(), heartbeat, settings.timing.handshake_s, registry.count, renew, clock)
     pages: dict[str, Page] = {}
     high = settings.limits.memory_high_mb
-    admit = make_admit(admission, authenticate, clock, None if high is None else high * 2**20)
+    identify = make_identify(admission, authenticate, clock, patience_s)
+    admit = make_admit(admission, identify, clock, None if high is None else high * 2**20)
     door = Door(
         wiring=wiring,
         owner=registry,
@@ -320,7 +326,7 @@ async def _rooms(
         strict_s=STRICT_S if settings.environment == "production" else 0,
     )
     server = Server(settings, registry, streams, recorder, store, wiring, door)
-    pages |= _pages(server, admission, commit, watchdog)
+    pages |= _pages(server, admission, identify, commit, watchdog)
 
     if keyring is not None:
         await keyring.load()
@@ -374,15 +380,19 @@ async def _listen(settings: Settings) -> Sequence[trio.SocketListener]:
     return listeners
 
 
-def _pages(server: Server, admission: Admission, commit: Histogram, watchdog: Watchdog) -> dict[str, Page]:
+def _pages(
+    server: Server, admission: Admission, identify: Identify, commit: Histogram, watchdog: Watchdog
+) -> dict[str, Page]:
     # Imported late: prometheus-client takes a tenth of the time until we listen.
     from netra_ws.pages.assets import load_assets
     from netra_ws.pages.bounds import Bounds
     from netra_ws.pages.health import Health
     from netra_ws.pages.kick import KickPage
     from netra_ws.pages.metrics import Metrics
+    from netra_ws.pages.origins import Unblock
     from netra_ws.pages.sources import Sources
     from netra_ws.pages.stats import Stats
+    from netra_ws.pages.tickets import TicketDesk
 
     settings = server.settings
     high = settings.limits.memory_high_mb
@@ -396,7 +406,8 @@ def _pages(server: Server, admission: Admission, commit: Histogram, watchdog: Wa
         heartbeat=server.wiring.heartbeat,
         door=server.door,
         admission=admission,
-        config=public_config(settings, server.registry.policy),
+        identify=identify,
+        config=public_config(settings, server.registry.policy, tokens=admission.verifier is not None),
         memory_high_bytes=None if high is None else high * 2**20,
         longest_end_s=longest_end_s(settings),
         commit=commit,
@@ -413,6 +424,8 @@ def _pages(server: Server, admission: Admission, commit: Histogram, watchdog: Wa
         "/ws/config": stats.config,
         "/ws/stats": stats.stats,
         "/ws/bounds": Bounds(sources).page,
+        "/ws/ticket": TicketDesk(sources).page,
+        "/ws/unblock": Unblock(sources).page,
         "/ws/kick": KickPage(sources).page,
         "/metrics": Metrics(sources).page,
         **{path: asset.page for path, asset in load_assets(console=settings.server.console).items()},

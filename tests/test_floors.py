@@ -40,7 +40,7 @@ ONLY = {
     "alembic": {"history"},
     "psycopg": {"history"},
     "jwt": {"access"},
-    "cryptography": {"access"},
+    "cryptography": {"access", "wire"},
     "httpx": {"keyring"},
 }
 WITHOUT_TRIO = {"errors", "identity", "signals", "protocol", "access", "settings"}

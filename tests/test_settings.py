@@ -474,6 +474,18 @@ class TestProblems:
         assert line.startswith(name)
         assert line.endswith("not available yet")
 
+    @pytest.mark.parametrize("name", ["origins.strikes", "origins.strike_window_s", "origins.max_tracked"])
+    def test_strikes_are_available(self, name: str) -> None:
+        """How origins are blocked can be set."""
+        assert problems(Settings.make({name: 7})) == []
+
+    def test_a_rule_of_ones_own_needs_no_secret(self) -> None:
+        """A program that says itself who somebody is has no secret to set; all else still stops the start."""
+        bare = Settings.make(environment="production")
+        names = [line.partition(":")[0] for line in problems(bare)]
+        assert names == ["auth.secret", "origins.allowed"]
+        assert [line.partition(":")[0] for line in problems(bare, tokens=False)] == ["origins.allowed"]
+
     @pytest.mark.parametrize("environment", ["testing", "staging", "production"])
     def test_secret(self, environment: str) -> None:
         """Outside development a secret is required."""

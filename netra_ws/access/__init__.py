@@ -15,6 +15,9 @@ from .proxies import Proxies as Proxies
 from .revocations import Revocation as Revocation
 from .revocations import Revocations as Revocations
 from .revocations import issued_at as issued_at
+from .strikes import Strikes as Strikes
+from .tickets import Issued as Issued
+from .tickets import Tickets as Tickets
 from .tokens import Verifier as Verifier
 from .tokens import choose_subprotocol as choose_subprotocol
 from .tokens import find_token as find_token
@@ -28,6 +31,7 @@ __all__ = [
     "Admission",
     "Budgets",
     "Head",
+    "Issued",
     "OriginFault",
     "OriginPolicy",
     "Proxies",
@@ -36,6 +40,8 @@ __all__ = [
     "Revocation",
     "Revocations",
     "Statistics",
+    "Strikes",
+    "Tickets",
     "Verifier",
     "choose_subprotocol",
     "find_token",

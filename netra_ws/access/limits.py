@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import math
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 
 import attrs
 
@@ -91,11 +91,13 @@ class AddressTable:
         max_tracked: Addresses remembered at most; this bounds the memory.
         connects_per_minute: Attempts of one address.
         failed_connects_per_minute: Failed attempts of one address, after which all its attempts are refused.
+        refused: Count of refusals by budget: ``connects``, ``failed_connects``.
     """
 
     max_tracked: int = attrs.field(validator=attrs.validators.ge(1))
     connects_per_minute: int = attrs.field(validator=attrs.validators.ge(1))
     failed_connects_per_minute: int = attrs.field(validator=attrs.validators.ge(1))
+    refused: Counter[str] = attrs.field(init=False, factory=Counter, repr=False)
     _addresses: OrderedDict[str, _Address] = attrs.field(init=False, factory=OrderedDict, repr=False)
 
     def __len__(self) -> int:
@@ -108,19 +110,20 @@ class AddressTable:
             Refused: 429 ``RATE_LIMITED`` with ``retry_after_s``; such an attempt is not counted.
         """
         seen = self._find(address)
-        self._refuse_for(seen.failures.wait_s(now), "Too many failed attempts from this address.")
-        self._refuse_for(seen.connects.take(now), "Too many connection attempts from this address.")
+        self._refuse_for(seen.failures.wait_s(now), "failed_connects", "Too many failed attempts from this address.")
+        self._refuse_for(seen.connects.take(now), "connects", "Too many connection attempts from this address.")
 
     def failed(self, address: str, now: float) -> None:
         """Count a failed attempt."""
         self._find(address).failures.take(now)
 
-    def _refuse_for(self, wait_s: float, text: str) -> None:
+    def _refuse_for(self, wait_s: float, budget: str, text: str) -> None:
         if wait_s > 0:
+            self.refused[budget] += 1
             raise Refused(429, "RATE_LIMITED", text, retry_after_s=math.ceil(wait_s))
 
     def _find(self, address: str) -> _Address:
-        key = _group(address)
+        key = address_key(address)
         seen = self._addresses.get(key)
         if seen is None:
             seen = _Address(RateLimit(self.connects_per_minute), RateLimit(self.failed_connects_per_minute))
@@ -132,7 +135,7 @@ class AddressTable:
         return seen
 
 
-def _group(address: str) -> str:
+def address_key(address: str) -> str:
     """Return the key of an address: one subscriber usually holds a whole IPv6 /64, so that counts as one."""
     try:
         parsed = ipaddress.ip_address(address.partition("%")[0])

@@ -1,7 +1,7 @@
 """Which web pages may connect.
 
 A browser sends the page's origin (RFC 6454) and lets no script change it; programs send none.
-The decision is pure: remembering and blocking those who were refused is not done here.
+The decision is pure: those who were refused are remembered and blocked in ``strikes.py``.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ import attrs
 
 from netra_ws.errors import ConfigError, Refused
 
+#: Stands for the missing origin of a client where one is required.
+NO_ORIGIN = "(none)"
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 # No user, path, query or fragment can match; neither can a port with leading zeros, which no browser writes.
 _ORIGIN = re.compile(r"([a-z][a-z0-9+.-]*)://(\*\.)?(\[[0-9a-f:.]+\]|[a-z0-9_.-]+)(?::([1-9][0-9]{0,4}))?", re.ASCII)
@@ -58,6 +60,10 @@ class Origin:
         label, _, parent = origin.host.partition(".")
         return bool(label) and parent == self.host
 
+    def __str__(self) -> str:
+        port = "" if self.port is None or self.port == _DEFAULT_PORTS.get(self.scheme) else f":{self.port}"
+        return f"{self.scheme}://{'*.' if self.any_label else ''}{self.host}{port}"
+
     @property
     def is_loopback(self) -> bool:
         """Whether a page of this origin was served by the same machine."""
@@ -82,6 +88,12 @@ def parse_origin(text: str) -> Origin | None:
     if host is None or (port is not None and port > 65535) or (wildcard and not _may_have_labels(host)):
         return None
     return Origin(scheme, host, port, wildcard is not None)
+
+
+def spelling(origin_headers: Sequence[bytes]) -> str:
+    """Return one text for each origin, whatever its spelling; of those that cannot be read, what was sent."""
+    texts = sorted({value.decode("latin-1").strip() for value in origin_headers})
+    return ", ".join(str(parse_origin(text) or text) for text in texts) or NO_ORIGIN
 
 
 def _normal_host(host: str) -> str | None:

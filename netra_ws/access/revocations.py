@@ -33,7 +33,7 @@ class Revocation:
     """
 
     user_id: str | None
-    token_id: str | None
+    token_id: str | None = attrs.field(repr=False)  # whoever calls a token back may have pasted all of it
     revoked_at: float
     until: float
 

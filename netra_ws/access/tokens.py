@@ -48,7 +48,6 @@ def find_token(headers: Headers, query: Mapping[str, str], allow_query: bool) ->
     for entry in offered_subprotocols(headers):
         if (rest := _carried(entry)) is not None:
             return _unwrap(rest)
-    # A one-use ticket, once there are tickets, is looked for here: before the token in the query.
     if allow_query and query.get("token"):
         return query["token"]
     return None

@@ -35,7 +35,7 @@ class Whom:
     """Whom a kick is for: a user, or whoever came with one token; *reason* is told to them."""
 
     user_id: str | None
-    token_id: str | None
+    token_id: str | None = attrs.field(repr=False)
     reason: str | None = None
 
 

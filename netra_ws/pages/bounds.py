@@ -10,7 +10,6 @@ from netra_ws.wire.head import Head, Reply, json_reply
 
 from .containers import CONTAINERS, Container
 from .sources import Sources
-from .stats import check_operator
 from .waits import WAITS, Wait
 
 _FRESH = (("Cache-Control", "no-store"),)
@@ -28,7 +27,7 @@ class Bounds:
         Raises:
             Refused: As ``/ws/stats``.
         """
-        sizes = check_operator(self.sources, head)
+        sizes = await self.sources.shows_all(head)
         containers = [self._container(row, sizes) for row in CONTAINERS]
         waits = [self._wait(row) for row in WAITS]
         if head.query.get("format") == "text":

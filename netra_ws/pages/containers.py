@@ -11,6 +11,7 @@ from typing import Literal
 
 import attrs
 
+from netra_ws.access import tickets
 from netra_ws.access.keys import MAX_KEYS
 from netra_ws.agents import processes, watchdog
 from netra_ws.contexts import connection, dispatch, memory, quota, registry
@@ -97,6 +98,38 @@ CONTAINERS: tuple[Container, ...] = (
         size=lambda s: len(s.admission.addresses),
     ),
     Container(
+        what="origin_strikes",
+        where=(
+            "access/strikes.py Strikes._struck",
+            "access/strikes.py Strikes._blocked",
+            "access/strikes.py Strikes._origins",
+        ),
+        per="process",
+        bound=lambda s: s.admission.strikes.max_tracked,
+        unit="pairs of origin and address; of one address no more than origins.strikes",
+        policy="what has expired goes first, then the oldest that is not blocked, then the block that ends first",
+        shown='origins_blocked, origins_refused_total{reason="blocked"}',
+        size=lambda s: len(s.admission.strikes),
+    ),
+    Container(
+        what="tickets",
+        where=("access/tickets.py Tickets._tickets",),
+        per="process",
+        bound=lambda s: s.admission.tickets.max_total,
+        unit=f"tickets, each of at most {tickets.TICKET_S:g} s",
+        policy="what has expired goes first; then 503 OVERLOADED with Retry-After",
+        shown='tickets_issued_total, rate_limited_total{budget="tickets"}',
+        size=lambda s: len(s.admission.tickets),
+    ),
+    Container(
+        what="tickets_of_user",
+        where=("access/tickets.py Tickets._of_user",),
+        per="user",
+        bound=lambda s: s.admission.tickets.max_of_user,
+        policy="the oldest is forgotten",
+        shown='auth_total{outcome="ticket_invalid"}',
+    ),
+    Container(
         what="revocations",
         where=("access/revocations.py Revocations._users", "access/revocations.py Revocations._tokens"),
         per="process",
@@ -113,7 +146,7 @@ CONTAINERS: tuple[Container, ...] = (
         unit="keys of a file and of an address",
         policy="a set with more is not taken; the keys of before stay",
         shown='jwks_refreshes_total{outcome="failed"}',
-        size=lambda s: len(s.admission.verifier.public or ()),
+        size=lambda s: len((s.admission.verifier and s.admission.verifier.public) or ()),
     ),
     Container(
         what="key_file_thread",
@@ -469,6 +502,7 @@ CONTAINERS: tuple[Container, ...] = (
             "access/admission.py Admission._auth",
             "access/admission.py Admission._origins_refused",
             "access/keys.py PublicKeys._refreshes",
+            "access/limits.py AddressTable.refused",
             "contexts/counts.py RunCounts.ended",
             "contexts/counts.py RunCounts.seconds",
             "contexts/registry.py Registry.commands",

@@ -12,7 +12,6 @@ from netra_ws.protocol.commands import Kick
 from netra_ws.wire.head import Head, Reply, json_reply
 
 from .sources import Sources
-from .stats import check_operator
 
 #: HTTP status of what may be wrong with a kick that was understood.
 _STATUS = {"QUOTA_EXCEEDED": 507, "CANCEL_TIMEOUT": 504, "UNAVAILABLE": 503}
@@ -31,12 +30,7 @@ class KickPage:
             Refused: 400 for a body that is no kick; 401, 403 or 429 for who asks; 503, 504 or 507 where something
                 of it could not be done.
         """
-        if head.method == "OPTIONS":
-            return Reply(200, headers=(("Allow", "OPTIONS, POST"),))
-        if head.method != "POST":
-            raise Refused(405, "METHOD_NOT_ALLOWED", "Only POST may be used here.", headers=(("Allow", "POST"),))
-        if not check_operator(self.sources, head):
-            raise Refused(401, "TOKEN_MISSING", "A token is needed.", headers=(("WWW-Authenticate", "Bearer"),))
+        await self.sources.operator(head)
         kick = _read(body)
         proof = self.sources.registry.kick(Whom(kick.user_id, kick.jti, kick.reason))
         try:

@@ -15,7 +15,7 @@ from netra_ws.measures import Histogram, memory_bytes
 from netra_ws.wire.head import Head, Reply
 
 from .containers import CONTAINERS
-from .sources import Sources
+from .sources import Sources, rate_limited
 
 _PREFIX = "netra_ws_"
 
@@ -51,6 +51,10 @@ class Metrics(Collector):
             "runs": ("Runs that have not ended.", numbers.runs),
             "runs_stuck": ("Runs that could not be stopped.", numbers.stuck),
             "jobs": ("Open job streams.", 0),
+            "origins_blocked": (
+                "Pairs of origin and address that are blocked.",
+                sources.admission.strikes.blocked_count(sources.clock()),
+            ),
             "handshakes": ("Clients that are being let in.", sources.door.crowd.under_way),
             "run_threads": ("Worker threads that runs hold.", threads.borrowed_tokens),
             "run_threads_waiting": ("Calls that wait for a worker thread.", sources.registry.threads_waiting()),
@@ -74,11 +78,7 @@ class Metrics(Collector):
     def _counters(self) -> Iterator[Metric]:
         sources = self.sources
         registry, counts = sources.registry, sources.wiring.counts
-        admission = sources.admission.statistics()
-        limited = {("connects",): admission.rate_limited}
-        for (_, code), count in registry.commands.items():
-            if code == "RATE_LIMITED":
-                limited[("messages",)] = limited.get(("messages",), 0) + count
+        admission = sources.admission.statistics(sources.clock())
         live = [connection for context in registry for connection in context.connections.values()]
         sizes = {
             ("in",): counts.bytes_in + sum(connection.wire.bytes_in for connection in live),
@@ -89,12 +89,14 @@ class Metrics(Collector):
         yield _counter("events", "Events appended.", ["type"], _single(sources.streams.counts.events))
         yield _counter("runs", "Runs ended.", ["agent", "status", "cancelled_by"], registry.runs.ended)
         yield _counter("closes", "Connections closed.", ["code"], _single(counts.closes))
-        yield _counter("auth", "Tokens looked at.", ["outcome"], _single(admission.auth))
-        public = sources.admission.verifier.public
+        yield _counter("auth", "Tokens and tickets looked at.", ["outcome"], _single(admission.auth))
+        verifier = sources.admission.verifier
+        public = None if verifier is None else verifier.public
         read = {} if public is None else public.statistics(trio.current_time()).refreshes
         yield _counter("jwks_refreshes", "Public keys read, or not.", ["outcome"], _single(read))
         yield _counter("origins_refused", "Origins refused.", ["reason"], _single(admission.origins_refused))
-        yield _counter("rate_limited", "Refused by a budget.", ["budget"], limited)
+        yield _counter("tickets_issued", "Tickets made.", [], {(): admission.tickets_issued})
+        yield _counter("rate_limited", "Refused by a budget.", ["budget"], _single(rate_limited(sources)))
         yield _counter("replays", "Resumes asked for.", ["outcome"], _single(counts.replays))
         yield _counter("deltas_merged", "Deltas sent inside another frame.", [], {(): sources.streams.counts.merged})
         removed = {(): sources.streams.counts.threads_removed}

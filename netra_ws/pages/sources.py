@@ -11,14 +11,19 @@ import attrs
 from netra_ws.access import Admission
 from netra_ws.agents.watchdog import Watchdog
 from netra_ws.contexts.registry import Registry
+from netra_ws.errors import Refused
 from netra_ws.history.recorder import Recorder
 from netra_ws.history.stores.contract import Store
 from netra_ws.history.streams import Streams
+from netra_ws.identity import Identity
 from netra_ws.measures import Histogram
-from netra_ws.wire.door import Door
+from netra_ws.protocol.commands import TALK
+from netra_ws.wire.door import Door, Identify
+from netra_ws.wire.head import Head
 from netra_ws.wire.heartbeat import Heartbeat
 from netra_ws.wire.pump import Wiring
 
+_TALK = frozenset(command.type for command in TALK)
 #: Seconds without progress after which the recorder or the flusher counts as stuck.
 STUCK_S = 5.0
 
@@ -28,6 +33,7 @@ class Sources:
     """The rooms beneath, and what a page needs to know of the settings.
 
     Attributes:
+        identify: Finds out who sent a head, as the door does for sockets.
         config: The answer of ``/ws/config``.
         memory_high_bytes: The mark above which the server takes nothing new, or None.
         longest_end_s: Seconds that an orderly end takes at most.
@@ -44,6 +50,7 @@ class Sources:
     heartbeat: Heartbeat
     door: Door
     admission: Admission
+    identify: Identify
     config: Mapping[str, Any]
     memory_high_bytes: int | None
     longest_end_s: float
@@ -51,3 +58,44 @@ class Sources:
     watchdog: Watchdog
     clock: Callable[[], float] = time.time
     started_at: float = attrs.field(factory=time.time)
+
+    async def operator(self, head: Head, *, tickets: bool = False) -> Identity:
+        """Return the operator who asks.
+
+        Args:
+            tickets: Whether a ticket is enough; it is not used up, so only where nothing is changed.
+
+        Raises:
+            Refused: 403 ``FORBIDDEN``, or as ``identify``.
+        """
+        identity = await self.identify(head, tickets=tickets)
+        if not identity.may("operator"):
+            raise Refused(403, "FORBIDDEN", "This needs the permission operator.")
+        return identity
+
+    async def shows_all(self, head: Head) -> bool:
+        """Return whether an operator asks, for pages that tell everybody something; False where nobody is named.
+
+        Raises:
+            Refused: As ``operator``: a token that came along and is not good is not passed over in silence.
+        """
+        if not self._names_somebody(head):
+            return False
+        await self.operator(head, tickets=True)
+        return True
+
+    def _names_somebody(self, head: Head) -> bool:
+        carriers = {b"authorization"} if self.admission.verifier else {b"authorization", b"cookie"}
+        words = {"ticket", "token"} if self.admission.allow_query else {"ticket"}
+        return any(name in carriers for name, _ in head.headers) or any(head.query.get(word) for word in words)
+
+
+def rate_limited(sources: Sources) -> dict[str, int]:
+    """Return how often each budget refused: of addresses ``connects`` and ``failed_connects``; of users
+    ``messages`` (starts and messages) and ``other`` (every other command); of all ``tickets``.
+    """
+    counts = {**sources.admission.statistics(sources.clock()).rate_limited, "messages": 0, "other": 0}
+    for (command, code), count in sources.registry.commands.items():
+        if code == "RATE_LIMITED":
+            counts["messages" if command in _TALK else "other"] += count
+    return counts

@@ -10,12 +10,13 @@ import trio
 
 from netra_ws.contexts.connection import Connection
 from netra_ws.contexts.context import UserContext
-from netra_ws.errors import Refused
 from netra_ws.measures import memory_bytes
 from netra_ws.wire.head import Head, Reply, json_reply
 
-from .sources import Sources
+from .sources import Sources, rate_limited
 
+#: Blocked pairs that are listed; ``origins_blocked`` tells how many there are.
+SHOWN = 100
 _FRESH = (("Cache-Control", "no-store"),)
 
 
@@ -36,7 +37,9 @@ class Stats:
             Refused: A token came along that is not good, or not an operator's; or 429, 403 as for a socket.
         """
         fields = self._counts()
-        if check_operator(self.sources, head):
+        if await self.sources.shows_all(head):
+            now = self.sources.clock()
+            fields["blocked_origins"] = [attrs.asdict(block) for block in self.sources.admission.blocked(now, SHOWN)]
             fields["stalls"] = [attrs.asdict(stall) for stall in list(self.sources.watchdog.last)]
             fields["by_user"] = {context.user_id: _user(context) for context in self.sources.registry}
         return json_reply(200, fields, _FRESH)
@@ -50,7 +53,7 @@ class Stats:
         for (_, code), count in registry.commands.items():
             if code != "ok":
                 errors[code] += count
-        admission = sources.admission.statistics()
+        admission = sources.admission.statistics(sources.clock())
         threads = registry.policy.run.threads.statistics()
         return {
             **attrs.asdict(registry.statistics()),
@@ -72,7 +75,11 @@ class Stats:
             "auth": dict(admission.auth),
             "keys": _keys(sources),
             "origins_refused": dict(admission.origins_refused),
-            "rate_limited": admission.rate_limited,
+            "origins_tracked": admission.origins_tracked,
+            "origins_blocked": admission.origins_blocked,
+            "tickets": admission.tickets,
+            "tickets_issued": admission.tickets_issued,
+            "rate_limited": rate_limited(sources),
             "connections_total": dict(sources.door.outcomes),
             "closes": {str(code): count for code, count in counts.closes.items()},
             "stuck_runs": [run.run_id for context in registry for run in context.runs.values() if run.sealed],
@@ -80,27 +87,12 @@ class Stats:
         }
 
 
-def check_operator(sources: Sources, head: Head) -> bool:
-    """Return whether an operator asks; False where nobody says who they are.
-
-    Raises:
-        Refused: A token came along that is not good, or not an operator's; or 429, 403 as for a socket.
-    """
-    if head.get(b"authorization") is None:
-        return False
-    # The whole admission, with the budgets of the address: tokens are not guessed here either.
-    identity = sources.admission.admit(head, sources.clock(), head.peer)
-    if not identity.may("operator"):
-        raise Refused(403, "FORBIDDEN", "This needs the permission operator.")
-    return True
-
-
 def _keys(sources: Sources) -> dict[str, Any] | None:
-    """Return how fresh the public keys are; None where tokens are checked with a secret only."""
-    public = sources.admission.verifier.public
-    if public is None:
+    """Return how fresh the public keys are; None where there are none."""
+    verifier = sources.admission.verifier
+    if verifier is None or verifier.public is None:
         return None
-    numbers = public.statistics(trio.current_time())
+    numbers = verifier.public.statistics(trio.current_time())
     age_s = None if numbers.age_s is None else round(numbers.age_s, 3)
     return {"count": numbers.count, "last_refresh_age_s": age_s, "failures": numbers.failures}
 

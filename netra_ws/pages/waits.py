@@ -91,6 +91,13 @@ WAITS: tuple[Wait, ...] = (
         shown="jwks_refreshes_total",
     ),
     Wait(
+        what="a program's own rule, asked who it is",
+        where=(),
+        within_s=lambda s: s.door.handshake_s / 2,
+        ends="its answer, or the bound: 503 UNAVAILABLE",
+        shown='connections_total{outcome="UNAVAILABLE"}, auth_total{outcome="failed"}',
+    ),
+    Wait(
         what="the client's end after its HTTP answer",
         where=("wire/tls.py end_and_drain", "wire/tls.py TlsStream.send_eof"),
         within_s=lambda s: door.GOODBYE_S,

@@ -46,19 +46,19 @@ def _value_text(value: object) -> str:
     return str(value)
 
 
-def problems(settings: Settings) -> list[str]:
-    """Return what stops a start with these settings, one line each; none means that it can start."""
-    return [*_not_available(settings), *_unsafe(settings), *key_problems(settings)]
+def problems(settings: Settings, *, tokens: bool = True) -> list[str]:
+    """Return what stops a start with these settings, one line each; none means that it can start.
+
+    Args:
+        tokens: Whether tokens say who somebody is, and not a rule of the program's own.
+    """
+    return [*_not_available(settings), *_unsafe(settings, tokens), *key_problems(settings)]
 
 
 def _not_available(settings: Settings) -> Iterator[str]:
     server, llm = settings.server, settings.llm
-    origins, limits, usual = settings.origins, settings.limits, Settings(environment=settings.environment)
+    limits, usual = settings.limits, Settings(environment=settings.environment)
     later = {
-        "origins.strikes, strike_window_s and max_tracked": (
-            (origins.strikes, origins.strike_window_s, origins.max_tracked)
-            != (usual.origins.strikes, usual.origins.strike_window_s, usual.origins.max_tracked)
-        ),
         "limits.max_jobs_per_connection": limits.max_jobs_per_connection != usual.limits.max_jobs_per_connection,
         "server.workers above 1": server.workers > 1,
         "backplane.url other than local:": settings.backplane.url != "local:",
@@ -71,10 +71,10 @@ def _not_available(settings: Settings) -> Iterator[str]:
             yield f"{what}: not available yet"
 
 
-def _unsafe(settings: Settings) -> Iterator[str]:
+def _unsafe(settings: Settings, tokens: bool) -> Iterator[str]:
     environment, auth, origins = settings.environment, settings.auth, settings.origins
     yield from _exposed(settings)
-    if environment != "development" and auth.secret is None and not has_public_keys(settings):
+    if tokens and environment != "development" and auth.secret is None and not has_public_keys(settings):
         yield (
             f"auth.secret: required in {environment}, at least {MIN_SECRET_BYTES} bytes; "
             "or public keys by auth.jwks_url or auth.jwks_file"

@@ -18,7 +18,9 @@ import re
 import secrets
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from functools import partial
+from typing import Protocol
 
 import attrs
 import trio
@@ -40,8 +42,16 @@ logger = logging.getLogger(__name__)
 
 SOCKET_PATHS = frozenset({"/ws", "/websocket", "/api/v1/websocket"})
 ECHO_PATH = "/ws/echo"
-#: Pages that take a POST, and answer OPTIONS themselves.
-POSTED = frozenset({"/ws/beacon", "/ws/kick"})
+_READ = ("GET", "HEAD", "OPTIONS")
+#: Pages that take a POST, with all that they take.
+POSTED: Mapping[str, tuple[str, ...]] = {
+    "/ws/beacon": (*_READ, "POST"),
+    "/ws/kick": ("OPTIONS", "POST"),
+    "/ws/ticket": ("OPTIONS", "POST"),
+    "/ws/unblock": ("OPTIONS", "POST"),
+}
+#: Pages that answer OPTIONS themselves, because scripts of other origins may use them.
+SHARED = frozenset({"/ws/beacon", "/ws/ticket"})
 #: Seconds of waiting when no descriptor is left, and between two lines of the log about it.
 BACKOFF_S = 0.1
 TELL_EVERY_S = 10.0
@@ -55,7 +65,20 @@ _OUT_OF_ROOM = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUF
 RESUME = re.compile(r"[^:]{1,64}:[0-9]{1,19}")
 
 Page = Callable[[Head, bytes], Awaitable[Reply]]
-Admit = Callable[[Head], Awaitable[Identity]]
+#: Who sent a head; leaving the block without an error says that they have their seat.
+Admit = Callable[[Head], AbstractAsyncContextManager[Identity]]
+
+
+class Identify(Protocol):
+    """Finds out who sent a head, under the budgets of its address."""
+
+    async def __call__(self, head: Head, *, tickets: bool = True) -> Identity:
+        """Return who it is; a ticket, where it is a carrier at all, stays as it is.
+
+        Raises:
+            Refused: 401, 403 or 429, or what a program's own rule says.
+        """
+        ...
 
 
 @attrs.define(repr=False)
@@ -225,10 +248,10 @@ class Door:
         page = self.pages.get(head.path)
         if page is None:
             raise Refused(404, "NOT_FOUND", "There is nothing at this address.")
-        allowed = ("GET", "HEAD", "OPTIONS", "POST") if head.path in POSTED else ("GET", "HEAD", "OPTIONS")
+        allowed = POSTED.get(head.path, _READ)
         if head.method not in allowed:
             raise method_refused(*allowed)
-        if head.method == "OPTIONS" and head.path not in POSTED:
+        if head.method == "OPTIONS" and head.path not in SHARED:
             return Reply(200, headers=(("Allow", ", ".join(allowed)),))
         body = b""
         if head.method == "POST":
@@ -240,23 +263,23 @@ class Door:
         check_upgrade(head)
         head = attrs.evolve(head, rest=request.rest())
         at = self.wiring.clock()
-        identity = await self.admit(head)
-        offered = offered_subprotocols(head.headers)
-        admitted = Admitted(
-            identity=identity,
-            head=head,
-            subprotocol=choose_subprotocol(offered),
-            resume=_read_resume(head.query.get("resume")),
-            thread_id=_read_thread(head.query.get("thread_id")),
-            older=is_older_client(offered),
-            echo=head.path == ECHO_PATH,
-            at=at,
-        )
-        try:
-            await self.owner.seat(identity, partial(serve_socket, self.wiring, admitted, request.stream))
-        except StoreError as exc:
-            logger.error("no seat for a client: %s", exc)
-            raise Refused(503, "UNAVAILABLE", "The store does not answer.", retry_after_s=2) from None
+        async with self.admit(head) as identity:
+            offered = offered_subprotocols(head.headers)
+            admitted = Admitted(
+                identity=identity,
+                head=head,
+                subprotocol=choose_subprotocol(offered),
+                resume=_read_resume(head.query.get("resume")),
+                thread_id=_read_thread(head.query.get("thread_id")),
+                older=is_older_client(offered),
+                echo=head.path == ECHO_PATH,
+                at=at,
+            )
+            try:
+                await self.owner.seat(identity, partial(serve_socket, self.wiring, admitted, request.stream))
+            except StoreError as exc:
+                logger.error("no seat for a client: %s", exc)
+                raise Refused(503, "UNAVAILABLE", "The store does not answer.", retry_after_s=2) from None
 
 
 def _read_resume(value: str | None) -> tuple[str, int] | None:

@@ -100,7 +100,7 @@ class WireCounts:
 
 
 #: Says who a client's new token stands for, or raises ``Refused``; the head is the one of its upgrade.
-Identify = Callable[[Head, str], Awaitable[Identity]]
+Renew = Callable[[Head, str], Awaitable[Identity]]
 
 
 @attrs.define(repr=False)
@@ -112,7 +112,7 @@ class Wiring:
     heartbeat: Heartbeat
     handshake_s: float
     count: Callable[[str, str], None]
-    identify: Identify
+    renew: Renew
     clock: Callable[[], float] = time.time
     counts: WireCounts = attrs.field(factory=WireCounts)
     parsers: trio.CapacityLimiter = attrs.field(factory=lambda: trio.CapacityLimiter(PARSERS))
@@ -151,7 +151,7 @@ class Socket:
         Raises:
             Refused: It is not good.
         """
-        return await self.wiring.identify(self.admitted.head, token)
+        return await self.wiring.renew(self.admitted.head, token)
 
     def renewed(self) -> None:
         """Look at the end of the identity anew."""

@@ -153,3 +153,14 @@ def test_no_room_at_all() -> None:
     """A table needs room for one address."""
     with pytest.raises(ValueError):
         AddressTable(0, 1, 1)
+
+
+def test_refusals_are_counted_by_budget() -> None:
+    """Statistics tell which budget of an address was used up."""
+    table = AddressTable(10, connects_per_minute=1, failed_connects_per_minute=1)
+    table.arrive("192.0.2.1", 0)
+    retry_after(table, "192.0.2.1", 0)
+    table.failed("192.0.2.1", 0)
+    retry_after(table, "192.0.2.1", 0)
+    retry_after(table, "192.0.2.1", 0)
+    assert table.refused == {"connects": 1, "failed_connects": 2}

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from netra_ws.access.origins import OriginFault, OriginPolicy, parse_origin
+from netra_ws.access.origins import OriginFault, OriginPolicy, parse_origin, spelling
 from netra_ws.errors import ConfigError, Refused
 
 PRODUCTION = OriginPolicy(["https://app.example.org", "https://*.example.net", "http://[2001:db8::1]:8080", "app://x"])
@@ -207,3 +207,29 @@ def test_spelling_does_not_matter(host: str, port: int) -> None:
     origin = parse_origin(f"http://{host}:{port}")
     assert origin is not None
     assert parse_origin(f"HTTP://{host.upper()}.:{port}") == origin
+
+
+@pytest.mark.parametrize(
+    ("sent", "text"),
+    [
+        ([b"HTTPS://Evil.Example.:443"], "https://evil.example"),
+        ([b"http://evil.example:8080"], "http://evil.example:8080"),
+        ([b"http://[2001:DB8:0::1]:80"], "http://[2001:db8::1]"),
+        ([b"app://X"], "app://x"),
+        ([b"https://b.example", b"https://a.example", b"https://a.example"], "https://a.example, https://b.example"),
+        ([b"null"], "null"),
+        ([b"no origin\xff"], "no origin\xff"),
+        ([], "(none)"),
+    ],
+)
+def test_spelling(sent: list[bytes], text: str) -> None:
+    """An origin is remembered under one text, however it was spelled; what is none, as it was sent."""
+    assert spelling(sent) == text
+
+
+@given(st.from_regex(r"[a-z0-9]{1,9}(\.[a-z0-9]{1,9}){0,3}", fullmatch=True), st.integers(1, 65535) | st.none())
+def test_a_spelled_origin_reads_as_itself(host: str, port: int | None) -> None:
+    """The text of an origin is one of its spellings."""
+    origin = parse_origin(f"https://{host}" + (f":{port}" if port else ""))
+    assert origin is not None
+    assert parse_origin(str(origin)) == origin

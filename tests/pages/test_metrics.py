@@ -147,12 +147,16 @@ async def test_pings_are_measured(server: StartServer) -> None:
 
 
 async def test_refused_by_a_budget(server: StartServer) -> None:
-    """Messages and attempts above their budgets are counted by budget."""
+    """Messages, other commands and attempts above their budgets are counted by budget."""
     running = await server(limits__messages_per_minute=1, limits__connects_per_minute_per_address=1)
     async with connect(running) as client:
         await client.ask("user_message", content="x", agent="echo")
-        assert (await client.ask("user_message", content="x"))["code"] == "RATE_LIMITED"
+        for talk in ("user_message", "chat", "agent_request"):
+            assert (await client.ask(talk, content="x", user_request="x"))["code"] == "RATE_LIMITED"
+        codes = [(await client.ask("list_threads")).get("code") for _ in range(11)]
+        assert codes == [None] * 10 + ["RATE_LIMITED"]
         assert (await exchange(running, upgrade(bearer="x"))).status == 429
         _, samples = await metrics_of(running)
-    assert value(samples, "rate_limited_total", budget="messages") == 1
+    assert value(samples, "rate_limited_total", budget="messages") == 3
+    assert value(samples, "rate_limited_total", budget="other") == 1
     assert value(samples, "rate_limited_total", budget="connects") == 1

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import pytest
 
@@ -10,11 +11,11 @@ from tests.kit import connect, http, operator, token
 from tests.wire.agents import waiter
 
 
-async def stats_of(server: Server, bearer: str | None = None) -> dict[str, object]:
+async def stats_of(server: Server, bearer: str | None = None) -> dict[str, Any]:
     answer = await http(server, "/ws/stats", bearer=bearer)
     assert answer.status == 200
     assert answer.headers["cache-control"] == "no-store"
-    fields: dict[str, object] = answer.json()
+    fields: dict[str, Any] = answer.json()
     return fields
 
 
@@ -30,7 +31,7 @@ async def test_everybody_sees_counts_and_nobody_sees_names(server: StartServer) 
         assert stats["messages_in"] == 2
         assert stats["messages_out"] == 3
         assert stats["errors"] == {"UNKNOWN_TYPE": 1}
-        assert stats["auth"] == {"ok": 1, "missing": 0, "expired": 0, "invalid": 0, "revoked": 0}
+        assert {outcome: count for outcome, count in stats["auth"].items() if count} == {"ok": 1}
         assert stats["connections_total"] == {"accepted": 1}
         assert "by_user" not in stats
         assert "special" not in str(stats)
@@ -91,7 +92,7 @@ async def test_the_config_tells_how_to_connect(server: StartServer) -> None:
     config = answer.json()
     assert config["endpoint"] == "/ws"
     assert config["protocols"] == ["netra.v1"]
-    assert config["auth"] == {"methods": ["jwt"], "carriers": ["header", "subprotocol"]}
+    assert config["auth"] == {"methods": ["jwt", "ticket"], "carriers": ["header", "subprotocol", "ticket"]}
     assert config["heartbeat"] == {"interval_s": 7, "pong_timeout_s": 8.0}
     assert config["limits"]["max_runs_per_user"] == 3
     assert config["limits"]["max_message_bytes"] == 1_048_576

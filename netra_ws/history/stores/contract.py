@@ -117,7 +117,7 @@ class RevocationRow:
     """
 
     kind: Literal["user", "token"]
-    subject: str
+    subject: str = attrs.field(repr=False)
     revoked_at: float
     until: float
 

@@ -1,0 +1,60 @@
+"""``/ws/ticket``: a one-use ticket for whoever has a token, also for scripts of allowed origins (CORS)."""
+
+from __future__ import annotations
+
+import attrs
+
+from netra_ws.errors import Refused
+from netra_ws.wire.head import Head, Reply, json_reply, refusal
+
+from .sources import Sources
+
+#: Seconds for which a browser need not ask again whether it may; short, since the list of origins may change.
+PREFLIGHT_S = 600
+_FRESH = (("Cache-Control", "no-store"),)
+_MAY = (
+    ("Access-Control-Allow-Methods", "POST"),
+    ("Access-Control-Allow-Headers", "Authorization, Content-Type"),
+    ("Access-Control-Max-Age", str(PREFLIGHT_S)),
+)
+
+
+@attrs.frozen
+class TicketDesk:
+    """Gives tickets."""
+
+    sources: Sources
+
+    async def page(self, head: Head, body: bytes) -> Reply:
+        """Answer a POST with a ticket, and OPTIONS with what a browser wants to know before it.
+
+        A refusal is readable for the page as well, unless it is its origin that is refused.
+
+        Raises:
+            Refused: 403 ``ORIGIN_…``; every other refusal is an answer.
+        """
+        sources = self.sources
+        if head.method == "OPTIONS":
+            # A preflight carries no token, so it counts against no budget but that of its origin.
+            sources.admission.check_origin(head, sources.clock(), head.peer)
+            return Reply(200, headers=(("Allow", "OPTIONS, POST"), *_FRESH, *_MAY, *self._cors(head)))
+        try:
+            # Not for a ticket: half a minute would last for ever.
+            identity = await sources.identify(head, tickets=False)
+            issued = sources.admission.issue_ticket(identity, sources.clock())
+        except Refused as refused:
+            if refused.code.startswith("ORIGIN_"):
+                raise
+            answer = refusal(refused)  # a copy: a program's own rule may raise the same object every time
+            return attrs.evolve(answer, headers=(*answer.headers, *_FRESH, *self._cors(head)))
+        fields = {"ticket": issued.ticket, "expires_at": issued.expires_at, "single_use": True}
+        return json_reply(200, fields, (*_FRESH, *self._cors(head)))
+
+    def _cors(self, head: Head) -> tuple[tuple[str, str], ...]:
+        """Return what lets a page read the answer; only for origins that passed."""
+        if head.origin is None:
+            return (("Vary", "Origin"),)
+        allowed = (("Access-Control-Allow-Origin", head.origin), ("Vary", "Origin"))
+        if self.sources.admission.verifier is None:  # a program's own rule may know its users by cookies
+            return (*allowed, ("Access-Control-Allow-Credentials", "true"))
+        return allowed
