@@ -37,6 +37,9 @@ class Stats:
         """
         fields = self._counts()
         if check_operator(self.sources, head):
+            # Run ids are their user's own words; whoever else asks gets the number of stuck ones.
+            runs = [run for context in self.sources.registry for run in context.runs.values()]
+            fields["stuck_runs"] = [run.run_id for run in runs if run.sealed]
             fields["stalls"] = [attrs.asdict(stall) for stall in list(self.sources.watchdog.last)]
             fields["by_user"] = {context.user_id: _user(context) for context in self.sources.registry}
         return json_reply(200, fields, _FRESH)
@@ -73,7 +76,6 @@ class Stats:
             "rate_limited": admission.rate_limited,
             "connections_total": dict(sources.door.outcomes),
             "closes": {str(code): count for code, count in counts.closes.items()},
-            "stuck_runs": [run.run_id for context in registry for run in context.runs.values() if run.sealed],
             "recorder": attrs.asdict(sources.recorder.statistics()),
         }
 

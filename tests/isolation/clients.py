@@ -1,0 +1,143 @@
+"""One user with several clients: what they know, what they say, and every frame that they hear."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections import deque
+from typing import Any
+
+import attrs
+import trio
+
+from netra_ws.testing import RawClient
+from netra_ws.testing.frames import CLOSE, PING, PONG, TEXT, Ended
+
+from .marks import Reader, Said, Watch, mark_of
+
+#: Commands that make what they name, or would.
+MAKING = frozenset({"chat", "user_message", "start_agent", "create_thread", "switch_thread"})
+GONE = (Ended, trio.TooSlowError, trio.BrokenResourceError, trio.ClosedResourceError)
+#: Seconds that a command may take to leave.
+SEND_S = 1.0
+
+
+@attrs.define(eq=False)
+class User:
+    """A user as the test knows them: also what others may try to guess.
+
+    Attributes:
+        epoch: Of the user's stream, and *seq* the last event heard.
+        threads: Ids that there were lately, and *runs* likewise.
+        cursors: What pages gave as ``next``.
+    """
+
+    number: int
+    reader: Reader
+    tabs: dict[int, Tab] = attrs.field(factory=dict)
+    epoch: str = "0" * 12
+    seq: int = 0
+    threads: deque[str] = attrs.field(factory=lambda: deque(maxlen=12))
+    runs: deque[str] = attrs.field(factory=lambda: deque(maxlen=12))
+    cursors: deque[str] = attrs.field(factory=lambda: deque(maxlen=4))
+
+    @classmethod
+    def make(cls, number: int) -> User:
+        """Return user *number*; every third one may read one job, and publish there."""
+        mark = mark_of(number)
+        return cls(number, Reader(f"user-{mark}", mark, frozenset({f"job-{number % 3}"})))
+
+    @property
+    def id(self) -> str:
+        return self.reader.user
+
+    @property
+    def mark(self) -> str:
+        return self.reader.mark
+
+    def learn(self, fields: dict[str, Any]) -> None:
+        """Keep what a frame tells of ids and positions."""
+        stream = fields.get("stream")
+        if isinstance(stream, dict):
+            self.epoch, self.seq = stream["epoch"], stream["seq"]
+        self.seq = fields.get("seq", self.seq) if fields.get("type") not in ("ack",) else self.seq
+        for name, known in (("thread_id", self.threads), ("run_id", self.runs)):
+            value = fields.get(name)
+            if isinstance(value, str) and value not in known:
+                known.append(value)
+        if fields.get("type") == "thread_list" and fields.get("next"):
+            self.cursors.append(fields["next"])
+
+
+@attrs.define(eq=False)
+class Tab:
+    """One connection of a user, and the task that reads it."""
+
+    user: User
+    watch: Watch
+    client: RawClient
+    scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
+    asked: dict[Any, Said] = attrs.field(factory=dict)
+    broken: bool = False
+    _sending: trio.Lock = attrs.field(factory=trio.Lock)
+    _numbers: int = 0
+
+    async def read(self) -> None:
+        """Look at every frame until the connection ends, and at the piece behind the last whole one."""
+        reader = self.user.reader
+        try:
+            while True:
+                frame = await self.client.receive_frame()
+                if frame.opcode == TEXT:
+                    self.watch.look(reader, frame.payload, self.asked)
+                    fields = json.loads(frame.payload)
+                    self.user.learn(fields.get("result", fields) if "jsonrpc" in fields else fields)
+                elif frame.opcode == PING:
+                    await self._send(PONG, frame.payload)
+                else:
+                    self.watch.look_at_rest(reader, frame.payload)
+                    if frame.opcode == CLOSE:
+                        return
+        except GONE:
+            self.watch.look_at_rest(reader, bytes(self.client._buffer))
+        finally:
+            self.broken = True
+
+    async def say(self, type_name: str, form: str, fields: dict[str, Any]) -> None:
+        """Send a command in one of the three forms; fields with foreign ids count as said."""
+        self._note(type_name, form, fields)
+        if form == "rpc":
+            self._numbers += 1
+            rest = {name: value for name, value in fields.items() if name != "id"}
+            message = {"jsonrpc": "2.0", "id": self._numbers, "method": type_name, "params": rest}
+        elif form == "payload":
+            message = {"type": type_name, "payload": fields}
+        else:
+            message = {"type": type_name, **fields}
+        await self._send(TEXT, json.dumps(message).encode())
+
+    def _note(self, type_name: str, form: str, fields: dict[str, Any]) -> None:
+        reader = self.user.reader
+        named = [fields[name] for name in ("thread_id", "run_id") if fields.get(name) is not None]
+        command_id = None if form == "rpc" else fields.get("id")
+        fresh = command_id not in reader.ids and fields.get("run_id") not in reader.knows
+        if type_name in MAKING:
+            reader.knows.update(named)
+        said = Said(type_name, all(name in reader.knows for name in named), fresh)
+        if form == "rpc":
+            self.asked[self._numbers + 1] = said
+        elif command_id is not None:
+            self.asked[command_id] = said
+            reader.ids.add(command_id)
+        ids = [value for name, value in fields.items() if isinstance(value, str) and name.endswith("_id")]
+        reader.said.update(each.encode() for each in (*ids, fields.get("epoch", "")) if each != fields.get("user_id"))
+        reader.said.discard(b"")
+
+    async def _send(self, opcode: int, payload: bytes) -> None:
+        with trio.move_on_after(SEND_S) as scope, contextlib.suppress(*GONE):
+            async with self._sending:
+                if not self.broken:
+                    await self.client.send_frame(opcode, payload)
+        if scope.cancelled_caught:  # half a frame may have left
+            self.broken = True
+            self.scope.cancel()
