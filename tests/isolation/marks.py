@@ -163,6 +163,8 @@ class Watch:
         self.denied[code] += 1
         if code == "NOT_FOUND" and answer["error"] not in {f"there is no such {what}" for what in MISSING}:
             self.note(reader, "an error text that tells more than it should", data)
+        if code == "FORBIDDEN" and not answer["error"].startswith("this needs the permission "):
+            self.note(reader, "a refusal that depends on more than the token", data)
         if code == "CONFLICT" and said.fresh:
             self.note(reader, "a conflict with what this user has never said", data)
 
