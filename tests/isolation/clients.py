@@ -69,52 +69,32 @@ class User:
             self.cursors.append(fields["next"])
 
 
-@attrs.define(eq=False)
-class Tab:
-    """One connection of a user, and the task that reads it."""
+@attrs.define(eq=False, kw_only=True)
+class Seat:
+    """One connection of a user, whatever carries it: what was said there, and a look at what is heard."""
 
     user: User
     watch: Watch
-    client: RawClient
-    scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
     asked: dict[Any, Said] = attrs.field(factory=dict)
-    broken: bool = False
-    _sending: trio.Lock = attrs.field(factory=trio.Lock)
     _numbers: int = 0
 
-    async def read(self) -> None:
-        """Look at every frame until the connection ends, and at the piece behind the last whole one."""
-        reader = self.user.reader
-        try:
-            while True:
-                frame = await self.client.receive_frame()
-                if frame.opcode == TEXT:
-                    self.watch.look(reader, frame.payload, self.asked)
-                    fields = json.loads(frame.payload)
-                    self.user.learn(fields.get("result", fields) if "jsonrpc" in fields else fields)
-                elif frame.opcode == PING:
-                    await self._send(PONG, frame.payload)
-                else:
-                    self.watch.look_at_rest(reader, frame.payload)
-                    if frame.opcode == CLOSE:
-                        return
-        except GONE:
-            self.watch.look_at_rest(reader, bytes(self.client._buffer))
-        finally:
-            self.broken = True
+    def hear(self, payload: bytes) -> None:
+        """Look at one message of the server, and learn from it."""
+        self.watch.look(self.user.reader, payload, self.asked)
+        fields = json.loads(payload)
+        self.user.learn(fields.get("result", fields) if "jsonrpc" in fields else fields)
 
-    async def say(self, type_name: str, form: str, fields: dict[str, Any]) -> None:
-        """Send a command in one of the three forms; fields with foreign ids count as said."""
+    def worded(self, type_name: str, form: str, fields: dict[str, Any]) -> bytes:
+        """Return a command in one of the three forms; ids in it count as said from now on."""
         self._note(type_name, form, fields)
+        message: dict[str, Any] = {"type": type_name, **fields}
         if form == "rpc":
             self._numbers += 1
             rest = {name: value for name, value in fields.items() if name != "id"}
             message = {"jsonrpc": "2.0", "id": self._numbers, "method": type_name, "params": rest}
         elif form == "payload":
             message = {"type": type_name, "payload": fields}
-        else:
-            message = {"type": type_name, **fields}
-        await self._send(TEXT, json.dumps(message).encode())
+        return json.dumps(message).encode()
 
     def _note(self, type_name: str, form: str, fields: dict[str, Any]) -> None:
         reader = self.user.reader
@@ -132,6 +112,39 @@ class Tab:
         ids = [value for name, value in fields.items() if isinstance(value, str) and name.endswith("_id")]
         reader.said.update(each.encode() for each in (*ids, fields.get("epoch", "")) if each != fields.get("user_id"))
         reader.said.discard(b"")
+
+
+@attrs.define(eq=False, kw_only=True)
+class Tab(Seat):
+    """A connection over memory, and the task that reads it."""
+
+    client: RawClient
+    scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
+    broken: bool = False
+    _sending: trio.Lock = attrs.field(factory=trio.Lock)
+
+    async def read(self) -> None:
+        """Look at every frame until the connection ends, and at the piece behind the last whole one."""
+        reader = self.user.reader
+        try:
+            while True:
+                frame = await self.client.receive_frame()
+                if frame.opcode == TEXT:
+                    self.hear(frame.payload)
+                elif frame.opcode == PING:
+                    await self._send(PONG, frame.payload)
+                else:
+                    self.watch.look_at_rest(reader, frame.payload)
+                    if frame.opcode == CLOSE:
+                        return
+        except GONE:
+            self.watch.look_at_rest(reader, bytes(self.client._buffer))
+        finally:
+            self.broken = True
+
+    async def say(self, type_name: str, form: str, fields: dict[str, Any]) -> None:
+        """Send a command."""
+        await self._send(TEXT, self.worded(type_name, form, fields))
 
     async def _send(self, opcode: int, payload: bytes) -> None:
         with trio.move_on_after(SEND_S) as scope, contextlib.suppress(*GONE):

@@ -19,6 +19,8 @@ import attrs
 MARK = re.compile(rb"zq\d\dqz")
 #: Ids that the server makes; the epoch of a stream is looked for by its field.
 MADE = re.compile(rb"\b(?:run|msg|thread|call|conn)_[0-9a-f]{16,}")
+#: So many are told; one would do.
+MOST_LEAKS = 100
 #: What may be the beginning of an id, at the end of a piece of a frame.
 TAIL = re.compile(rb"[A-Za-z0-9_.:-]+\Z")
 #: Stands in variables of the tasks that bring clients to the server; nobody may ever hear it.
@@ -124,8 +126,9 @@ class Watch:
         self._look_for_marks(reader, data, None)
 
     def note(self, reader: Reader, what: str, data: bytes) -> None:
-        """Note a leak."""
-        self.leaks.append(Leak(self.step, reader.user, what, data))
+        """Note a leak, unless many are noted already."""
+        if len(self.leaks) < MOST_LEAKS:
+            self.leaks.append(Leak(self.step, reader.user, what, data))
 
     def _look_for_marks(self, reader: Reader, data: bytes, fields: Mapping[str, Any] | None) -> None:
         own = {reader.mark.encode()}

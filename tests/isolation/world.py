@@ -76,11 +76,14 @@ class World:
         return self._server
 
     async def live(self, steps: Sequence[Step]) -> None:
-        """Take all steps; each ``restart`` ends one server and begins the next on the same store."""
+        """Take all steps; each ``restart`` ends one server and begins the next on the same store.
+
+        The first leaks end it: where everybody hears everything, there is no end to looking at it.
+        """
         rest = list(steps)
-        while rest:
+        while rest and not self.watch.leaks:
             async with self._serving():
-                while rest:
+                while rest and not self.watch.leaks:
                     step = rest.pop(0)
                     self.watch.step += 1
                     if step[1] == "restart":
@@ -88,8 +91,9 @@ class World:
                             await self.server.server.drain(0.5)
                         break
                     await self.take(step)
-        async with self._serving():
-            await self._look_round()
+        if not self.watch.leaks:
+            async with self._serving():
+                await self._look_round()
 
     @asynccontextmanager
     async def _serving(self) -> AsyncIterator[None]:
@@ -154,7 +158,7 @@ class World:
                 if answer.status != 101:
                     self.watch.look_at_page(user.reader, await client.read_rest())
                     return
-                tab = user.tabs[slot] = Tab(user, self.watch, client)
+                tab = user.tabs[slot] = Tab(user=user, watch=self.watch, client=client)
                 there.set()
                 with tab.scope:
                     await tab.read()
