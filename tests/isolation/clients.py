@@ -28,7 +28,7 @@ class User:
 
     Attributes:
         epoch: Of the user's stream, and *seq* the last event heard.
-        threads: Ids that there were lately, and *runs* likewise.
+        threads: Ids that there were lately, and *runs* likewise; *active* are those that have not ended.
         cursors: What pages gave as ``next``.
     """
 
@@ -39,6 +39,7 @@ class User:
     seq: int = 0
     threads: deque[str] = attrs.field(factory=lambda: deque(maxlen=12))
     runs: deque[str] = attrs.field(factory=lambda: deque(maxlen=12))
+    active: deque[str] = attrs.field(factory=lambda: deque(maxlen=12))
     cursors: deque[str] = attrs.field(factory=lambda: deque(maxlen=4))
 
     @classmethod
@@ -65,6 +66,10 @@ class User:
             value = fields.get(name)
             if isinstance(value, str) and value not in known:
                 known.append(value)
+        if fields.get("type") == "agent_started" and fields["run_id"] not in self.active:
+            self.active.append(fields["run_id"])
+        elif fields.get("type") == "agent_completed" and fields["run_id"] in self.active:
+            self.active.remove(fields["run_id"])
         if fields.get("type") == "thread_list" and fields.get("next"):
             self.cursors.append(fields["next"])
 
@@ -98,17 +103,18 @@ class Seat:
 
     def _note(self, type_name: str, form: str, fields: dict[str, Any]) -> None:
         reader = self.user.reader
-        named = [fields[name] for name in ("thread_id", "run_id") if fields.get(name) is not None]
+        named = tuple(fields[name] for name in ("thread_id", "run_id") if fields.get(name) is not None)
         command_id = None if form == "rpc" else fields.get("id")
-        fresh = command_id not in reader.ids and fields.get("run_id") not in reader.knows
+        chosen = fields.get("run_id") if type_name == "start_agent" else None
+        used = tuple(f"{kind} {id_}" for kind, id_ in (("command", command_id), ("run", chosen)) if id_ is not None)
+        said = Said(type_name, named, used, chosen not in reader.knows)
+        reader.used.update(used)
         if type_name in MAKING:
             reader.knows.update(named)
-        said = Said(type_name, all(name in reader.knows for name in named), fresh)
         if form == "rpc":
             self.asked[self._numbers + 1] = said
         elif command_id is not None:
             self.asked[command_id] = said
-            reader.ids.add(command_id)
         ids = [value for name, value in fields.items() if isinstance(value, str) and name.endswith("_id")]
         reader.said.update(each.encode() for each in (*ids, fields.get("epoch", "")) if each != fields.get("user_id"))
         reader.said.discard(b"")

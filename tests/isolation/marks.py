@@ -55,13 +55,15 @@ class Said:
     """A command as it was sent, for judging its answer.
 
     Attributes:
-        known: Whether the user can know of everything that it names.
-        fresh: Whether neither its id nor the run id that it chooses was ever used by this user.
+        named: The thread and the run that it names.
+        used: What it may conflict with: its own id, and the run id that it chooses.
+        new: Whether the user had not heard of that run id.
     """
 
     type: str
-    known: bool
-    fresh: bool
+    named: tuple[str, ...]
+    used: tuple[str, ...]
+    new: bool
 
 
 @attrs.define(eq=False)
@@ -72,7 +74,7 @@ class Reader:
         granted: Jobs that the user's tokens name.
         said: Everything that the user's clients ever sent that may look like another's: ids and marks.
         knows: Ids that the user has made or was told of.
-        ids: Command ids that the user's clients have said.
+        used: How often the user's clients have said each command id and run id that they chose.
     """
 
     user: str
@@ -80,7 +82,7 @@ class Reader:
     granted: frozenset[str] = frozenset()
     said: set[bytes] = attrs.field(factory=set)
     knows: set[str] = attrs.field(factory=set)
-    ids: set[str] = attrs.field(factory=set)
+    used: Counter[str] = attrs.field(factory=Counter)
 
 
 @attrs.define(eq=False)
@@ -159,7 +161,8 @@ class Watch:
         if said is None:
             return
         if answer.get("type") != "error":
-            if said.type in REFERRING and not said.known:
+            # By now: another tab of the same user may have made it meanwhile.
+            if said.type in REFERRING and not reader.knows.issuperset(said.named):
                 self.note(reader, f"{said.type} of something that this user cannot know", data)
             return
         code = answer["code"]
@@ -168,7 +171,7 @@ class Watch:
             self.note(reader, "an error text that tells more than it should", data)
         if code == "FORBIDDEN" and not answer["error"].startswith("this needs the permission "):
             self.note(reader, "a refusal that depends on more than the token", data)
-        if code == "CONFLICT" and said.fresh:
+        if code == "CONFLICT" and said.new and all(reader.used[each] == 1 for each in said.used):
             self.note(reader, "a conflict with what this user has never said", data)
 
 

@@ -24,7 +24,7 @@ def _one(user: User, victim: User, kind: str, which: int) -> str:
         f"{first}.{user.mark}.{which % 3}",
         own[which % len(own)] if own else f"{first}-a",
         foreign[which % len(foreign)] if foreign else f"{first}-b",
-        foreign[-1] if foreign else f"{first}-c",
+        (victim.active or foreign)[-1] if kind == "runs" and foreign else f"{first}-c",
         f"{first}.{victim.mark}.{which % 3}",
         f"{first}-never-{which}",
     )[which % 8]
@@ -32,7 +32,7 @@ def _one(user: User, victim: User, kind: str, which: int) -> str:
 
 def chat(user: User, victim: User, a: int, b: int) -> Saying:
     """Return a message; some are the same for everybody, under the same command id."""
-    agent = sorted(AGENTS)[b % len(AGENTS)]
+    agent = (*sorted(AGENTS), "slow", "slow")[b % (len(AGENTS) + 2)]
     if a % 4 == 3:
         return "chat", {"content": "secret hello", "agent": "echo", "id": f"same-{b % 3}", "thread_id": "t-a"}
     fields: dict[str, Any] = {
@@ -56,7 +56,8 @@ def start(user: User, victim: User, a: int, b: int) -> Saying:
 
 def stop(user: User, victim: User, a: int, b: int) -> Saying:
     mode = ("now", "after_step")[a % 2]
-    return "stop_agent", {"run_id": _one(user, victim, "runs", b), "mode": mode, "reason": user.mark}
+    run_id = victim.active[-1] if a % 3 and victim.active else _one(user, victim, "runs", b)
+    return "stop_agent", {"run_id": run_id, "mode": mode, "reason": user.mark}
 
 
 def create(user: User, victim: User, a: int, b: int) -> Saying:
