@@ -36,6 +36,8 @@ def test_permissions_are_exact_words(granted: str) -> None:
         ("job:a*b*c", "a.b.b.c", True),
         ("job:a*b*c", "acb", False),
         ("job:ab*ba", "aba", False),
+        ("job:*b*b", "ab", False),
+        ("job:*b*b", "abb", True),
         ("job:*", "anything:at.all", True),
         ("job:**", "x", True),
         ("job:b.ild", "build", False),

@@ -173,7 +173,9 @@ async def test_without_read_nothing_of_the_stream_is_told(server: StartServer) -
         assert ack["disposition"] == "started"
         await full.until("agent_started", run_id=ack["run_id"])
         assert (await full.ask("user_typing", thread_id="t"))["type"] == "ack"
-        assert (await client.ask("resume", epoch=epoch, seq=0))["code"] == "FORBIDDEN"
+        await client.send("resume", epoch=epoch, seq=0, id="resume")
+        refused = await client.receive()
+        assert (refused["reply_to"], refused["code"]) == ("resume", "FORBIDDEN"), "the first that is heard"
         async with connect(running, permissions=("chat",), path=f"/ws?resume={epoch}:0") as again:
             assert again.welcome["resumed"] is False
             assert again.welcome["active_runs"] == []

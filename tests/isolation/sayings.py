@@ -43,7 +43,7 @@ def chat(user: User, victim: User, a: int, b: int) -> Saying:
         "attachments": [{"name": f"{user.mark}.txt", "media_type": "text/plain", "url": f"https://{user.mark}/"}],
     }
     if a % 3:
-        fields["thread_id"] = _one(user, victim, "threads", a * 5 + b)
+        fields["thread_id"] = "t-a" if a % 3 == 1 else _one(user, victim, "threads", a * 5 + b)
     return "chat", fields
 
 
@@ -137,5 +137,5 @@ def odd(user: User, victim: User, a: int, b: int) -> Saying:
 SAYINGS: tuple[Callable[[User, User, int, int], Saying], ...] = (
     chat, start, stop, create, list_threads, history, rename, delete, switch, typing,
     answer, connect_job, publish, leave_job, resume, refresh, kick, odd,
-    chat, start, stop, history, typing,
+    chat, start, stop, stop, stop, history, history, typing,
 )  # fmt: skip

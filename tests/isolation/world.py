@@ -45,9 +45,8 @@ PAGES = (
     "/ws/beacon",
     "/nowhere",
 )
-GRANTS: Sequence[Sequence[str] | None] = (
-    ("chat", "read", "job:publish"), ("chat", "read", "job:publish"), None, ("chat",), ("read",), (),
-)  # fmt: skip
+FULL = ("chat", "read", "job:publish")
+GRANTS: Sequence[Sequence[str] | None] = (FULL, FULL, FULL, FULL, FULL, None, None, ("chat",), ("read",), ())
 
 
 @attrs.define(eq=False)
@@ -138,7 +137,7 @@ class World:
         path = "/ws" + ways[c % len(ways)]
         if victim is not user:
             user.reader.said |= {victim.epoch.encode(), *(thread.encode() for thread in victim.threads)}
-        grants = GRANTS[0] if c == 3 else GRANTS[(b * 5 + c) % len(GRANTS)]
+        grants = FULL if c == 3 else GRANTS[(b * 5 + c) % len(GRANTS)]
         jobs = [f"job:{job}" for job in user.reader.granted]
         permissions = None if grants is None else [*grants, *jobs]
         token = self.server.token(user.id, permissions=permissions, email=f"{user.mark}@example.org", jti=user.mark)
@@ -187,7 +186,7 @@ class World:
         type_name, fields = SAYINGS[c % len(SAYINGS)](user, victim, a, b)
         if (a + b) % 4 == 0:
             fields["user_id"] = victim.id
-        if (a + b + c) % 3 == 0 and "id" not in fields:
+        if (a + b) % 5 and "id" not in fields:
             fields["id"] = f"{type_name}-{self.watch.step}"
         await self._say(user, a, type_name, ("plain", "payload", "rpc", "plain")[b % 4], fields)
 
