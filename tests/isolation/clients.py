@@ -58,6 +58,8 @@ class User:
 
     def learn(self, fields: dict[str, Any]) -> None:
         """Keep what a frame tells of ids and positions."""
+        if "job_id" in fields:
+            return  # its positions are those of another stream
         stream = fields.get("stream")
         if isinstance(stream, dict):
             self.epoch, self.seq = stream["epoch"], stream["seq"]

@@ -108,8 +108,11 @@ class Watch:
         self.frames += 1
         fields = _object(data)
         self._look_for_marks(reader, data, fields)
-        self._look_for_ids(reader, data, fields)
+        if not _of_job(reader, fields):
+            self._look_for_ids(reader, data, fields)
         if fields is not None:
+            if "seq" in fields and "job_id" in fields and not _of_job(reader, fields):
+                self.note(reader, "an event of a job that was not granted", data)
             self.types[str(fields.get("type", "json-rpc"))] += 1
             self._look_at_answer(reader, data, fields, asked or {})
             reader.knows.update(_ids_in(fields))
@@ -134,8 +137,8 @@ class Watch:
 
     def _look_for_marks(self, reader: Reader, data: bytes, fields: Mapping[str, Any] | None) -> None:
         own = {reader.mark.encode()}
-        if fields is not None and (job := fields.get("job_id")) in reader.granted:
-            own |= self.publishers.get(str(job), set())
+        if fields is not None and _of_job(reader, fields):
+            own |= self.publishers.get(fields["job_id"], set())
         if not set(MARK.findall(data)) - own:
             return
         for said in reader.said:  # an id of another's that this user has said may be echoed
@@ -156,8 +159,8 @@ class Watch:
     ) -> None:
         said = asked.get(fields.get("id") if "jsonrpc" in fields else fields.get("reply_to"))
         answer = fields.get("error", {}).get("data", {}) if "jsonrpc" in fields and "error" in fields else fields
-        if isinstance(user_id := fields.get("user_id", reader.user), str) and user_id != reader.user:
-            self.note(reader, f"user_id {user_id!r}", data)
+        if fields.get("user_id", reader.user) != reader.user and not _of_job(reader, fields):
+            self.note(reader, "another's user_id", data)
         if said is None:
             return
         if answer.get("type") != "error":
@@ -173,6 +176,11 @@ class Watch:
             self.note(reader, "a refusal that depends on more than the token", data)
         if code == "CONFLICT" and said.new and all(reader.used[each] == 1 for each in said.used):
             self.note(reader, "a conflict with what this user has never said", data)
+
+
+def _of_job(reader: Reader, fields: Mapping[str, Any] | None) -> bool:
+    """Whether this comes from a job that the user may read; such frames may tell of those who publish there."""
+    return fields is not None and fields.get("job_id") in reader.granted
 
 
 def _object(data: bytes) -> dict[str, Any] | None:
