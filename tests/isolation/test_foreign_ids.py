@@ -208,7 +208,7 @@ async def test_what_bob_makes_under_adas_ids_is_bobs(autojump_clock: MockClock) 
         assert (ack["run_id"], ack["thread_id"], ack["disposition"]) == ("theirs-2", "theirs-1", "started")
         assert (await bob.ask("stop_agent", run_id="theirs-2"))["status"] in ("success", "cancelled")
         history = await bob.ask("get_thread_history", thread_id="theirs-1")
-        assert "ada" not in json.dumps(history["messages"])
+        assert "of ada" not in json.dumps(history["messages"])
         assert (await bob.ask("rename_thread", thread_id="theirs-1", title="bob's"))["type"] == "thread_renamed"
         assert (await bob.ask("delete_thread", thread_id="theirs-1"))["type"] == "thread_deleted"
         assert (await ada.ask("get_thread_history", thread_id="theirs-1"))["messages"] == before
