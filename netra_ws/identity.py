@@ -11,6 +11,9 @@ import attrs
 
 #: What a token without ``permissions`` may do.
 DEFAULT_PERMISSIONS = frozenset({"chat", "read"})
+#: How permissions that name jobs begin, and the one among them that names none.
+JOB = "job:"
+PUBLISH = "job:publish"
 
 
 def is_user_id(value: object) -> TypeGuard[str]:
@@ -55,5 +58,37 @@ class Identity:
     claims: Mapping[str, Any] = attrs.field(factory=dict, converter=_frozen_claims, eq=False, repr=False)
 
     def may(self, permission: str) -> bool:
-        """Whether this user has the permission of that exact name."""
+        """Whether this user has the permission of that exact name; nothing in it is a wildcard."""
         return permission in self.permissions
+
+    def may_read_job(self, job_id: str) -> bool:
+        """Whether this user may read the stream of a job that another owns: by its id, or by a pattern.
+
+        ``job:build-7`` names one job, ``job:build-*`` all whose id begins so, ``job:*`` every job.
+        ``job:publish`` is a permission of its own and names no job, not even one called ``publish``.
+        """
+        return any(
+            permission.startswith(JOB) and permission != PUBLISH and fits(permission.removeprefix(JOB), job_id)
+            for permission in self.permissions
+        )
+
+
+def fits(pattern: str, text: str) -> bool:
+    """Whether *text* is what *pattern* says: ``*`` is any run of characters, also none; all else is literal.
+
+    No regular expression, and no going back: a token may carry any pattern, and each costs time in
+    proportion to the lengths alone.
+    """
+    first, *rest = pattern.split("*")
+    if not rest:
+        return text == first
+    *middle, last = rest
+    if len(text) < len(first) + len(last) or not (text.startswith(first) and text.endswith(last)):
+        return False
+    at, end = len(first), len(text) - len(last)
+    for part in middle:  # the earliest place is as good as any: it leaves the most for what follows
+        found = text.find(part, at, end)
+        if found < 0:
+            return False
+        at = found + len(part)
+    return True

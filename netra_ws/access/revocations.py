@@ -6,6 +6,7 @@ which tokens never do. Both are forgotten when the last such token must have exp
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
 
 import attrs
@@ -28,12 +29,13 @@ class Revocation:
 
     Attributes:
         user_id: The user whose tokens of up to *revoked_at* are refused, or None.
-        token_id: The token that is refused, or None.
+        token: Digest of the id of the token that is refused, or None: whoever calls a token back may have named all
+            of it, and what is kept must open no door.
         until: When all of them have expired.
     """
 
     user_id: str | None
-    token_id: str | None = attrs.field(repr=False)  # whoever calls a token back may have pasted all of it
+    token: str | None
     revoked_at: float
     until: float
 
@@ -79,7 +81,7 @@ class Revocations:
         if last_expiry is not None:
             expired_at = last_expiry + LEEWAY_S
             until = expired_at if user_id is None else max(until, expired_at)
-        revocation = Revocation(user_id, token_id, now, until)
+        revocation = Revocation(user_id, None if token_id is None else digest_of(token_id), now, until)
         kind, subject = self._place(revocation)
         if subject not in kind and len(kind) >= self.most:
             for over in [name for name, each in kind.items() if each.until <= now]:
@@ -97,7 +99,7 @@ class Revocations:
     def _place(self, revocation: Revocation) -> tuple[dict[str, Revocation], str]:
         if revocation.user_id is not None:
             return self._users, revocation.user_id
-        return self._tokens, revocation.token_id or ""
+        return self._tokens, revocation.token or ""
 
     def cover(self, identity: Identity, now: float, since: float | None) -> bool:
         """Whether this identity was revoked at *now*.
@@ -106,8 +108,8 @@ class Revocations:
             since: When it was last found good, or its token issued (Unix seconds); None when nobody knows, which
                 counts as before.
         """
-        if identity.token_id is not None:
-            token = self._tokens.get(identity.token_id)
+        if identity.token_id is not None and self._tokens:
+            token = self._tokens.get(digest_of(identity.token_id))
             if token is not None and now < token.until:
                 return True
         user = self._users.get(identity.user_id)
@@ -126,6 +128,11 @@ class Revocations:
                 "The token was revoked.",
                 headers=(("WWW-Authenticate", 'Bearer error="invalid_token"'),),
             )
+
+
+def digest_of(token_id: str) -> str:
+    """Return what stands for the id of a token where it is kept."""
+    return hashlib.sha256(token_id.encode(errors="surrogatepass")).hexdigest()
 
 
 def issued_at(identity: Identity) -> float | None:

@@ -137,6 +137,7 @@ class Run:
     speech: Speech = attrs.field(init=False)
     _usage_bytes: int = 0
     _stop_after_step: bool = False
+    steerer: Identity | None = None
     _steered: list[str] = attrs.field(factory=list)
     _burst: int = 0
     _slice_ends: float = 0.0
@@ -403,9 +404,10 @@ class Run:
         """How many steered texts the agent has not read."""
         return len(self._steered)
 
-    def steer(self, text: str) -> None:
-        """Hand *text* to the running agent; it finds it in ``steered()``."""
+    def steer(self, text: str, identity: Identity) -> None:
+        """Hand *text* to the running agent; it finds it in ``steered()``, or the next run begins with it."""
         self._steered.append(text)
+        self.steerer = identity
 
     def append(self, event: Event, *rows: Write) -> Entry:
         """Append an event with its rows, whatever the bounds say."""

@@ -219,7 +219,7 @@ async def _typing(asked: Asked, command: said.UserTyping) -> Answer:
         raise _missing("thread")
     notice = Typing(user_id=asked.context.user_id, thread_id=command.thread_id, is_typing=command.is_typing)
     for connection in asked.context.connections.values():
-        if connection is not asked.connection:
+        if connection is not asked.connection and connection.reads:
             connection.tell(notice)
     return Answer(Ack(thread_id=command.thread_id))
 
@@ -317,6 +317,7 @@ NEEDS: Mapping[type[said.Command], str] = {
     said.RenameThread: "chat",
     said.DeleteThread: "chat",
     said.SwitchThread: "chat",
+    said.UserTyping: "chat",
     said.ListThreads: "read",
     said.GetThreadHistory: "read",
     said.Resume: "read",

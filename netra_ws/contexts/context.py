@@ -311,8 +311,8 @@ class UserContext:
             return
         unread = ended.steered()
         if unread and not thread.deleting and not self.home.draining and ended.cancelled_by not in GIVEN_UP:
-            # Steered texts that the agent did not read start the next run.
-            run = self.make_run(_follow_up(ended, unread), ended.identity)
+            # Steered texts that the agent did not read start the next run, as whoever steered last.
+            run = self.make_run(_follow_up(ended, unread), ended.steerer or ended.identity)
             with self.stream.step() as step:
                 step.write(PutRun(row=run_row(run.request, self.user_id, self.stream.last, self.stream.now())))
             self.launch(run, thread)

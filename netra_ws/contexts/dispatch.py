@@ -16,6 +16,7 @@ from typing import TypeVar
 import attrs
 import trio
 
+from netra_ws.access.limits import RateLimit
 from netra_ws.errors import ClientError, StoreError
 from netra_ws.protocol import commands as said
 from netra_ws.protocol.closing import CloseCode
@@ -66,6 +67,11 @@ class Turn:
         self.connection.malformed = 0
         command = incoming.command
         assert command is not None
+        refusal = self._refusal(command)
+        if refusal is not None:
+            # Before anything is looked up, so it tells nothing; and not remembered: the next token may do it.
+            self._tell(Answer(error_reply(refusal)))
+            return
         key = self._key(command)
         if key is not None and type(command) in REMEMBERED:
             await self._once(command, key)
@@ -93,6 +99,10 @@ class Turn:
         body_digest = digest(self.incoming.body)
         known = memory.find(command_id, trio.current_time())
         if known is None and isinstance(command, said.Start) and not self.incoming.rpc:
+            wait_s = self.context.memory.budgets.talk.wait_s(trio.current_time())
+            if wait_s > 0:  # the store is not asked for what will not be begun
+                self._tell(Answer(error_reply(_too_fast(wait_s))))
+                return
             try:
                 known = await self._from_ledger(command_id)
             except StoreError as exc:
@@ -179,29 +189,29 @@ class Turn:
 
         return await _guarded(command, carry_out)
 
-    def _check(self, command: said.Command) -> None:
-        connection, now = self.connection, trio.current_time()
-        identity = connection.identity
-        if (
-            identity.expires_at is not None
-            and connection.clock() >= identity.expires_at
-            and type(command) not in WITHOUT_TOKEN
-        ):
-            raise ClientError("AUTH_FAILED", "the token has expired")
+    def _refusal(self, command: said.Command) -> ClientError | None:
+        """Return why this identity may not say this command at all; None when it may."""
+        identity, clock = self.connection.identity, self.connection.clock
+        expired = identity.expires_at is not None and clock() >= identity.expires_at
         needed = NEEDS.get(type(command))
-        if needed is not None and not identity.may(needed):
-            raise ClientError("FORBIDDEN", f"this needs the permission {needed}")
+        if expired and type(command) not in WITHOUT_TOKEN:
+            refusal = ClientError("AUTH_FAILED", "the token has expired")
+        elif needed is not None and not identity.may(needed):
+            refusal = ClientError("FORBIDDEN", f"this needs the permission {needed}")
+        else:
+            return None
+        # Not of the budget for talking: a token that may only read must not use up what its user may say.
+        return _rate_limited(self.context.memory.budgets.other) or refusal
+
+    def _check(self, command: said.Command) -> None:
         if type(command) in (said.Ping, said.Heartbeat):
             return  # these have a budget of their own: the pump reads no faster
         if type(command) in TAKES_TIME and self.context.waiting >= MAX_WAITING:
             raise _too_many()
         budgets = self.context.memory.budgets
-        budget = budgets.talk if isinstance(command, said.TALK) else budgets.other
-        wait_s = budget.take(now)
-        if wait_s > 0:
-            raise ClientError(
-                "RATE_LIMITED", "too many messages", retryable=True, retry_after_s=round(wait_s + 0.0005, 3)
-            )
+        limited = _rate_limited(budgets.talk if isinstance(command, said.TALK) else budgets.other)
+        if limited is not None:
+            raise limited
 
     def _give(self, command: said.Command, result: Result, remembered: tuple[str, Remembered] | None) -> None:
         if result is None:
@@ -277,6 +287,16 @@ async def _in_time(work: Callable[[], Awaitable[T]]) -> T:
     with trio.move_on_after(READ_S):
         return await work()
     raise StoreError(f"no answer within {READ_S:g} s")
+
+
+def _rate_limited(budget: RateLimit) -> ClientError | None:
+    """Take a token of *budget*; return what to answer when there is none."""
+    wait_s = budget.take(trio.current_time())
+    return _too_fast(wait_s) if wait_s > 0 else None
+
+
+def _too_fast(wait_s: float) -> ClientError:
+    return ClientError("RATE_LIMITED", "too many messages", retryable=True, retry_after_s=round(wait_s + 0.0005, 3))
 
 
 def _too_many() -> ClientError:

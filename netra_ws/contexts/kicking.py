@@ -158,7 +158,7 @@ def row_of(revocation: Revocation) -> PutRevocation:
     return PutRevocation(
         row=RevocationRow(
             kind="token" if user_id is None else "user",
-            subject=user_id or revocation.token_id or "",
+            subject=user_id or revocation.token or "",
             revoked_at=revocation.revoked_at,
             until=revocation.until,
         )
@@ -167,5 +167,5 @@ def row_of(revocation: Revocation) -> PutRevocation:
 
 def read_row(row: RevocationRow) -> Revocation:
     """Return the revocation that the store has kept as *row*."""
-    user_id, token_id = (row.subject, None) if row.kind == "user" else (None, row.subject)
-    return Revocation(user_id, token_id, row.revoked_at, row.until)
+    user_id, token = (row.subject, None) if row.kind == "user" else (None, row.subject)
+    return Revocation(user_id, token, row.revoked_at, row.until)

@@ -193,7 +193,7 @@ def _place(
     if active is not None and active.state is not RunState.RUNNING and ask.on_busy == "steer":
         ask = attrs.evolve(ask, on_busy="enqueue")  # it is ending and would not read it
     if active is not None and ask.on_busy == "steer":
-        return _steer(context, ask, thread, active)
+        return _steer(context, ask, identity, thread, active)
     disposition: Disposition = "started"
     if active is not None:
         disposition = "queued"
@@ -306,7 +306,7 @@ def _message_row(context: UserContext, ask: Ask, request: RunRequest, seq: int, 
     )
 
 
-def _steer(context: UserContext, ask: Ask, thread: ThreadState, active: Run) -> Started:
+def _steer(context: UserContext, ask: Ask, identity: Identity, thread: ThreadState, active: Run) -> Started:
     if active.unread >= context.policy.max_queued_per_thread:
         raise ClientError("BUSY", "the agent has not read what was steered into it", retryable=True)
     request = attrs.evolve(active.request, message_id=new_id("msg"))
@@ -323,7 +323,7 @@ def _steer(context: UserContext, ask: Ask, thread: ThreadState, active: Run) -> 
             )
         )
         step.write(PutMessage(row=_message_row(context, ask, request, entry.seq, entry.timestamp)))
-    active.steer(ask.text)
+    active.steer(ask.text, identity)
     return Started(
         run_id=active.run_id,
         thread_id=thread.thread_id,

@@ -40,6 +40,9 @@ class Stats:
         if await self.sources.shows_all(head):
             now = self.sources.clock()
             fields["blocked_origins"] = [attrs.asdict(block) for block in self.sources.admission.blocked(now, SHOWN)]
+            # Run ids are their user's own words; whoever else asks gets the number of stuck ones.
+            runs = [run for context in self.sources.registry for run in context.runs.values()]
+            fields["stuck_runs"] = [run.run_id for run in runs if run.sealed]
             fields["stalls"] = [attrs.asdict(stall) for stall in list(self.sources.watchdog.last)]
             fields["by_user"] = {context.user_id: _user(context) for context in self.sources.registry}
         return json_reply(200, fields, _FRESH)
@@ -82,7 +85,6 @@ class Stats:
             "rate_limited": rate_limited(sources),
             "connections_total": dict(sources.door.outcomes),
             "closes": {str(code): count for code, count in counts.closes.items()},
-            "stuck_runs": [run.run_id for context in registry for run in context.runs.values() if run.sealed],
             "recorder": attrs.asdict(sources.recorder.statistics()),
         }
 

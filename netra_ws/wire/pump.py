@@ -18,6 +18,7 @@ from trio_websocket import ConnectionClosed, WebSocketConnection, wrap_server_st
 from wsproto.utilities import LocalProtocolError, RemoteProtocolError
 
 from netra_ws.access import ping_budget
+from netra_ws.agents.request import new_id
 from netra_ws.contexts.commands import set_position
 from netra_ws.contexts.connection import Connection
 from netra_ws.contexts.context import UserContext
@@ -317,7 +318,7 @@ class Socket:
                 stream=Position(epoch=stream.epoch, seq=stream.visible),
                 resume_window_s=policy.resume_window_s,
                 resumed=resumed,
-                active_runs=context.active,
+                active_runs=context.active if connection.reads else [],
                 pending_inputs=[],
                 agents=sorted(policy.agents),
             )
@@ -330,6 +331,9 @@ class Socket:
     async def _open_older_thread(self, connection: Connection) -> None:
         """Make the thread that an older client is offered; its event comes before the welcome, so not to it."""
         context = self.context
+        if not connection.identity.may("chat"):
+            connection.thread_id = new_id("thread")  # a name for the handshake; nothing may be made
+            return
         try:
             thread, seq = await ensure_thread(context, None, "")
         except (ClientError, StoreError) as exc:

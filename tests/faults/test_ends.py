@@ -202,6 +202,8 @@ async def test_who_cannot_be_stopped_is_named_and_holds_nobody_up(
             )
             stats = (await http(running, "/ws/stats", bearer=operator())).json()
             assert (stats["stuck"], stats["stuck_runs"]) == (1, [stuck["run_id"]])
+            told_to_all = (await http(running, "/ws/stats")).json()
+            assert (told_to_all["stuck"], "stuck_runs" in told_to_all) == (1, False), "run ids are their user's words"
             assert b"\nnetra_ws_runs_stuck 1.0\n" in (await http(running, "/metrics")).body
             async with connect(running) as tab, connect(running, "bob") as bob:
                 assert [run["state"] for run in tab.welcome["active_runs"]] == ["stuck"]

@@ -112,12 +112,12 @@ class RevocationRow:
     """Tokens that are no longer good: those of a user that were issued up to *revoked_at*, or those of one id.
 
     Attributes:
-        kind: Whether *subject* is a user's id or a token's (``jti``).
+        kind: Whether *subject* is a user's id or the digest of a token's.
         until: Unix seconds from which no such token can be good any more; the row may go then.
     """
 
     kind: Literal["user", "token"]
-    subject: str = attrs.field(repr=False)
+    subject: str
     revoked_at: float
     until: float
 

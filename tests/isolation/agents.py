@@ -1,0 +1,95 @@
+"""Agents that keep things where programs keep them: in variables of the context, in globals, in the history."""
+
+from __future__ import annotations
+
+import contextvars
+from collections import defaultdict, deque
+
+import trio
+
+from netra_ws import AgentError, Run
+
+from .marks import NOBODY
+
+#: Set by clients' tasks to ``NOBODY``, by agents to their user's mark; an agent must never find it set.
+WHOSE: contextvars.ContextVar[str] = contextvars.ContextVar("WHOSE", default="")
+#: What a careful program does with a global: everything under (user, thread).
+BOOK: defaultdict[tuple[str, str], deque[str]] = defaultdict(lambda: deque(maxlen=5))
+
+
+async def echo(run: Run) -> str:
+    """Tell what was asked in every way there is."""
+    await run.think(f"thinking of {run.text}")
+    await run.think(f"more of {run.text}", delta=True)
+    async with run.tool("look", {"query": run.text}, context=dict(run.context)) as call:
+        await call.progress(0.5, f"half of {run.text}")
+        call.results = [run.text, [each.name for each in run.attachments]]
+    await run.emit("note", {"text": run.text, "who": run.user_id, "may": sorted(run.identity.permissions)})
+    await run.say(run.text)
+    return run.text
+
+
+async def variables(run: Run) -> str:
+    """Tell what stands in a variable of the context before anything was put there; then leave something."""
+    found = [WHOSE.get()]
+    WHOSE.set(run.text)
+
+    async def child() -> None:
+        await trio.sleep(0.5)
+        found.append(WHOSE.get())
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(child)
+    await run.emit("found", found)
+    return NOBODY if found[0] else run.text
+
+
+async def book(run: Run) -> str:
+    """Remember in a global what each conversation has said."""
+    page = BOOK[run.user_id, run.thread_id]
+    page.append(run.text)
+    await trio.sleep(0.1)
+    await run.say(" | ".join(page))
+    return page[-1]
+
+
+async def historian(run: Run) -> str:
+    """Tell what this conversation and a search over all conversations of the user have."""
+    for row in await run.thread.history(20):
+        await run.say(f"{row.content}\n")
+    for row in await run.ledger.search(run.user_id, "secret", 20):
+        await run.emit("hit", {"text": row.content, "thread": row.thread_id})
+    return "that is all"
+
+
+async def slow(run: Run) -> str:
+    """Work for seconds and tell what was handed in meanwhile."""
+    async with run.tool("wait", text=run.text):
+        for number in range(20):
+            await run.say(f"{number} {run.text} ")
+            await trio.sleep(0.5)
+    return " ".join([run.text, *run.steered()])
+
+
+async def fails(run: Run) -> None:
+    """Break with the user's own words in the error."""
+    async with run.tool("break", text=run.text):
+        raise AgentError(f"cannot do {run.text}")
+
+
+async def stubborn(run: Run) -> None:
+    """Cannot be stopped for longer than anybody waits."""
+    async with run.tool("shielded", text=run.text):
+        with trio.CancelScope(shield=True):
+            await trio.sleep(40)
+
+
+AGENTS = {
+    "echo": echo,
+    "variables": variables,
+    "book": book,
+    "historian": historian,
+    "slow": slow,
+    "fails": fails,
+    "stubborn": stubborn,
+}
