@@ -72,7 +72,7 @@ class Metrics(Collector):
         sources = self.sources
         registry, counts = sources.registry, sources.wiring.counts
         admission = sources.admission.statistics()
-        limited = {("connects",): admission.rate_limited}
+        limited = {("connects",): admission.rate_limited, **_single(counts.slowed)}
         for (_, code), count in registry.commands.items():
             if code == "RATE_LIMITED":
                 limited[("messages",)] = limited.get(("messages",), 0) + count

@@ -64,7 +64,8 @@ class Door:
         echo: Whether ``/ws/echo`` exists.
         outcomes: How attempts to open a socket ended: ``accepted``, the code of the
             refusal, ``handshake_timeout`` or, where places were few, ``handshake_hurried``; or
-            ``accept_error`` where the system had no room for one.
+            ``accept_error`` where the system had no room for one. Heads and bodies that could not be
+            read count as such attempts: nobody knows what they were meant to be.
     """
 
     wiring: Wiring
@@ -184,8 +185,12 @@ class Door:
 
     async def _show(self, request: Request, scope: trio.CancelScope) -> bool:
         """Answer a page, or seat a socket; return whether the stream belongs to somebody else now."""
-        with self.crowd.waiting(scope):
-            head = await request.head()
+        try:
+            with self.crowd.waiting(scope):
+                head = await request.head()
+        except Refused as refused:
+            self.outcomes[refused.code] += 1  # whatever it was meant to be
+            raise
         if head is None:
             return False
         if head.path in SOCKET_PATHS or (self.echo and head.path == ECHO_PATH):
@@ -210,8 +215,12 @@ class Door:
             return Reply(200, headers=(("Allow", ", ".join(allowed)),))
         body = b""
         if head.method == "POST":
-            with self.crowd.waiting(scope):
-                body = await request.body()
+            try:
+                with self.crowd.waiting(scope):
+                    body = await request.body()
+            except Refused as refused:
+                self.outcomes[refused.code] += 1
+                raise
         return await page(head, body)
 
     async def _seat(self, request: Request, head: Head) -> None:

@@ -21,6 +21,8 @@ import trio
 from netra_ws.errors import Refused
 
 MAX_HEAD_BYTES = 16 * 1024
+#: Browsers send about twenty, proxies add a few.
+MAX_HEADERS = 100
 MAX_BODY_BYTES = 64 * 1024
 MAX_QUERY_FIELDS = 100
 METHODS = frozenset({"GET", "HEAD", "OPTIONS", "POST"})
@@ -112,6 +114,8 @@ class Request:
             raise Refused(400, "BAD_REQUEST", "This is not an HTTP request.") from None
         if not isinstance(event, h11.Request):
             return None
+        if len(event.headers) > MAX_HEADERS:
+            raise Refused(413, "HEAD_TOO_LARGE", f"The head has more than {MAX_HEADERS} fields.")
         # h11 counts only heads that are not complete yet.
         if len(event.target) + sum(len(name) + len(value) + 4 for name, value in event.headers) > MAX_HEAD_BYTES:
             raise Refused(413, "HEAD_TOO_LARGE", f"The head has more than {MAX_HEAD_BYTES} bytes.")
