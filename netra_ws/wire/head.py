@@ -119,6 +119,10 @@ class Request:
         # h11 counts only heads that are not complete yet.
         if len(event.target) + sum(len(name) + len(value) + 4 for name, value in event.headers) > MAX_HEAD_BYTES:
             raise Refused(413, "HEAD_TOO_LARGE", f"The head has more than {MAX_HEAD_BYTES} bytes.")
+        names = {name for name, _ in event.headers}
+        if b"transfer-encoding" in names and b"content-length" in names:
+            # RFC 9112 §6.1: two lengths of one body are how requests are smuggled past a proxy.
+            raise Refused(400, "BAD_REQUEST", "The body has two lengths.")
         head = self._parse(event)
         self._head_only = head.method == "HEAD"
         if head.method not in METHODS:
