@@ -18,7 +18,7 @@ import attrs
 import orjson
 import trio
 
-from netra_ws.errors import EventTooLarge, QuotaExceeded, RunClosed, WrongThread
+from netra_ws.errors import AgentError, EventTooLarge, QuotaExceeded, RunClosed, WrongThread
 from netra_ws.history.ledger import Ledger
 from netra_ws.history.stores.contract import MessageRow, Write
 from netra_ws.history.stream import Entry, Stream
@@ -51,6 +51,8 @@ Ts = TypeVarTuple("Ts")
 #: A run gives way to others after so many events or so many seconds, whichever comes first.
 BURST_EVENTS = 16
 BURST_S = 0.001
+#: Tool calls of one run at the same time.
+MAX_OPEN_CALLS = 100
 #: Characters of a tool's or an event's name.
 MAX_NAME = 256
 
@@ -294,10 +296,14 @@ class Run:
         Raises:
             TooSlowError: The block took longer than *timeout_s*.
             EventTooLarge: Parameters or results are above ``limits.max_event_bytes``.
+            AgentError: ``QUOTA_EXCEEDED``: ``MAX_OPEN_CALLS`` are open already; nothing was told of this one.
             RunClosed: The run has ended.
         """
         self.check_open()
         await self._step_boundary()
+        if len(self.open_calls) >= MAX_OPEN_CALLS:
+            text = f"a run may have {MAX_OPEN_CALLS} tool calls open at the same time"
+            raise AgentError(text, code="QUOTA_EXCEEDED")
         check_name("the tool's name", name)
         shown = {**(parameters or {}), **more}
         self.check_size("the parameters", shown)

@@ -13,7 +13,7 @@ import attrs
 
 from netra_ws.access import tickets
 from netra_ws.access.keys import MAX_KEYS
-from netra_ws.agents import processes, watchdog
+from netra_ws.agents import processes, run, watchdog
 from netra_ws.contexts import connection, dispatch, memory, quota, registry
 from netra_ws.history import cursor, recorder, stream
 from netra_ws.protocol.events import Event
@@ -76,7 +76,7 @@ CONTAINERS: tuple[Container, ...] = (
         per="request",
         bound=lambda s: head.MAX_HEAD_BYTES,
         unit="bytes",
-        policy="413",
+        policy=f"413, as beyond {head.MAX_HEADERS} fields",
         shown='connections_total{outcome="HEAD_TOO_LARGE"}',
     ),
     Container(
@@ -86,7 +86,7 @@ CONTAINERS: tuple[Container, ...] = (
         bound=lambda s: head.MAX_BODY_BYTES,
         unit="bytes",
         policy="413",
-        shown="",
+        shown='connections_total{outcome="BODY_TOO_LARGE"}',
     ),
     Container(
         what="addresses",
@@ -343,9 +343,9 @@ CONTAINERS: tuple[Container, ...] = (
         what="open_tool_calls",
         where=("agents/run.py Run.open_calls",),
         per="run",
-        bound=lambda s: s.registry.policy.run.max_events,
-        policy='each is an event; beyond them the run ends with cancelled_by "quota"',
-        shown='runs_total{cancelled_by="quota"}',
+        bound=lambda s: run.MAX_OPEN_CALLS,
+        policy="AgentError QUOTA_EXCEEDED in the agent",
+        shown='runs_total{status="error"}',
     ),
     Container(
         what="usage",
@@ -510,6 +510,7 @@ CONTAINERS: tuple[Container, ...] = (
             "wire/door.py Door.outcomes",
             "wire/pump.py WireCounts.closes",
             "wire/pump.py WireCounts.replays",
+            "wire/pump.py WireCounts.slowed",
         ),
         per="process",
         bound=lambda s: 40 * len(Event.__subclasses__()) * max(1, len(s.registry.policy.agents)),

@@ -92,9 +92,11 @@ class Sources:
 
 def rate_limited(sources: Sources) -> dict[str, int]:
     """Return how often each budget refused: of addresses ``connects`` and ``failed_connects``; of users
-    ``messages`` (starts and messages) and ``other`` (every other command); of all ``tickets``.
+    ``messages`` (starts and messages) and ``other`` (every other command); of all ``tickets``; and how often
+    connections were read no faster for ``pings`` (commands) and ``control`` frames.
     """
-    counts = {**sources.admission.statistics(sources.clock()).rate_limited, "messages": 0, "other": 0}
+    admission, slowed = sources.admission.statistics(sources.clock()), sources.wiring.counts.slowed
+    counts = {**admission.rate_limited, **slowed, "messages": 0, "other": 0}
     for (command, code), count in sources.registry.commands.items():
         if code == "RATE_LIMITED":
             counts["messages" if command in _TALK else "other"] += count

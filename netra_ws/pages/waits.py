@@ -125,11 +125,12 @@ WAITS: tuple[Wait, ...] = (
         shown='closes_total{code="4001"}, ping_rtt_seconds',
     ),
     Wait(
-        what="room in the inbox or the lanes, a token for a ping, room for a pong",
+        what="room in the inbox or the lanes, a token for a ping or a pong, room for a pong",
         where=(
             "contexts/connection.py Connection.wait_for_room",
             "contexts/connection.py Connection.put",
-            "wire/stream.py wait_for_token",
+            "wire/stream.py Pace.wait",
+            "wire/stream.py Duplex._next_portion",
             "wire/stream.py Duplex.send_all",
         ),
         within_s=lambda s: s.heartbeat.interval_s + s.heartbeat.timeout_s,

@@ -93,7 +93,8 @@ class Door:
         strict_s: Seconds for which clients that came by TLS are told to come so only; 0: not told.
         outcomes: How attempts to open a socket ended: ``accepted``, the code of the
             refusal, ``tls_failed``, ``proxy_failed``, ``handshake_timeout`` or, where places were few,
-            ``handshake_hurried``; or ``accept_error`` where the system had no room for one.
+            ``handshake_hurried``; or ``accept_error`` where the system had no room for one. Heads and bodies
+            that could not be read count as such attempts: nobody knows what they were meant to be.
     """
 
     wiring: Wiring
@@ -225,10 +226,14 @@ class Door:
 
     async def _show(self, request: Request, arrival: Arrival | None, scope: trio.CancelScope) -> bool:
         """Answer a page, or seat a socket; return whether the stream belongs to somebody else now."""
-        with self.crowd.waiting(scope):
-            if arrival is not None and not await arrival.prepare(request):
-                return False
-            head = await request.head()
+        try:
+            with self.crowd.waiting(scope):
+                if arrival is not None and not await arrival.prepare(request):
+                    return False
+                head = await request.head()
+        except Refused as refused:
+            self.outcomes[refused.code] += 1  # whatever it was meant to be
+            raise
         if head is None:
             return False
         if arrival is not None:
@@ -255,8 +260,12 @@ class Door:
             return Reply(200, headers=(("Allow", ", ".join(allowed)),))
         body = b""
         if head.method == "POST":
-            with self.crowd.waiting(scope):
-                body = await request.body()
+            try:
+                with self.crowd.waiting(scope):
+                    body = await request.body()
+            except Refused as refused:
+                self.outcomes[refused.code] += 1
+                raise
         return await page(head, body)
 
     async def _seat(self, request: Request, head: Head) -> None:

@@ -24,6 +24,8 @@ from netra_ws.errors import Refused
 from .protection import protection
 
 MAX_HEAD_BYTES = 16 * 1024
+#: Browsers send about twenty, proxies add a few.
+MAX_HEADERS = 100
 MAX_BODY_BYTES = 64 * 1024
 MAX_QUERY_FIELDS = 100
 METHODS = frozenset({"GET", "HEAD", "OPTIONS", "POST"})
@@ -138,9 +140,15 @@ class Request:
             raise Refused(400, "BAD_REQUEST", "This is not an HTTP request.") from None
         if not isinstance(event, h11.Request):
             return None
+        if len(event.headers) > MAX_HEADERS:
+            raise Refused(413, "HEAD_TOO_LARGE", f"The head has more than {MAX_HEADERS} fields.")
         # h11 counts only heads that are not complete yet.
         if len(event.target) + sum(len(name) + len(value) + 4 for name, value in event.headers) > MAX_HEAD_BYTES:
             raise Refused(413, "HEAD_TOO_LARGE", f"The head has more than {MAX_HEAD_BYTES} bytes.")
+        names = {name for name, _ in event.headers}
+        if b"transfer-encoding" in names and b"content-length" in names:
+            # RFC 9112 §6.1: two lengths of one body are how requests are smuggled past a proxy.
+            raise Refused(400, "BAD_REQUEST", "The body has two lengths.")
         head = self._parse(event)
         self._head_only = head.method == "HEAD"
         if head.method not in METHODS:

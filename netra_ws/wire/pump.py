@@ -40,10 +40,10 @@ from netra_ws.protocol.replies import (
 )
 
 from .flusher import Flusher
-from .frames import FragmentFlood, Fragments
+from .frames import Inbound
 from .head import Head, canonical_upgrade
 from .heartbeat import Heartbeat
-from .stream import Duplex, wait_for_token
+from .stream import Duplex, Pace
 
 logger = logging.getLogger(__name__)
 # It logs every frame and every client's mistake; what matters is logged here.
@@ -90,10 +90,15 @@ class Admitted:
 
 @attrs.define
 class WireCounts:
-    """Counts of all connections since the start."""
+    """Counts of all connections since the start.
+
+    Attributes:
+        slowed: How often a connection began to be read no faster, by the budget that was used up.
+    """
 
     closes: Counter[int] = attrs.field(factory=Counter)
     replays: Counter[str] = attrs.field(factory=Counter)
+    slowed: Counter[str] = attrs.field(factory=Counter)
     bytes_in: int = 0
     bytes_out: int = 0
     messages_in: int = 0
@@ -117,6 +122,14 @@ class Wiring:
     clock: Callable[[], float] = time.time
     counts: WireCounts = attrs.field(factory=WireCounts)
     parsers: trio.CapacityLimiter = attrs.field(factory=lambda: trio.CapacityLimiter(PARSERS))
+
+    def pace(self, name: str, per_minute: int) -> Pace:
+        """Return a connection's budget whose waits are counted under *name*."""
+
+        def slowed() -> None:
+            self.counts.slowed[name] += 1
+
+        return Pace(ping_budget(per_minute), slowed)
 
 
 @attrs.define(eq=False, repr=False)
@@ -193,8 +206,6 @@ class Socket:
         except* (LocalProtocolError, RemoteProtocolError, UnicodeError) as group:
             logger.debug("connection of %s ended by a protocol error: %r", self.admitted.head.peer, group)
             unsaid = CloseCode.PROTOCOL_ERROR
-        except* FragmentFlood:
-            unsaid = CloseCode.POLICY
         except* Exception as group:
             # The crash wall of a connection: a bug of ours ends this connection and nothing else.
             logger.error("connection of user=%r failed", self.context.user_id, exc_info=group)
@@ -230,7 +241,9 @@ class Socket:
         elif library.closed.code in SENT_FOR_THE_LIBRARY:
             # trio-websocket closes without a Close frame after a protocol error.
             code = CloseCode(library.closed.code)
-            stream.say_close(code, code.name.replace("_", " ").lower())
+            stream.say_close(code, _reason(code))
+        elif stream.verdict is not None:
+            stream.say_close(stream.verdict, _reason(stream.verdict))
         # The library keeps only what came last; what counts is what was said first.
         self.close_code = stream.close_code or self.close_code
         with trio.CancelScope(shield=True):
@@ -357,8 +370,7 @@ class Socket:
 
     async def _pump(self, library: WebSocketConnection, connection: Connection) -> None:
         """Read messages until the connection ends; never waits for an agent or a store."""
-        limit = self.context.policy.max_message_bytes
-        pings = ping_budget(self.context.policy.pings_per_minute)
+        pings = self.wiring.pace("pings", self.context.policy.pings_per_minute)
         traffic = connection.traffic
         while True:
             try:
@@ -370,15 +382,12 @@ class Socket:
             if isinstance(message, bytes):
                 connection.shut(CloseCode.UNSUPPORTED, "binary messages are not spoken here")
                 continue
-            if len(message) * 4 > limit and len(message.encode()) > limit:
-                connection.shut(CloseCode.TOO_BIG, f"more than {limit} bytes")
-                continue
             traffic.messages_in += 1
             traffic.last_activity = self.wiring.clock()
             incoming = await self._read(message)
             if isinstance(incoming.command, Ping | HeartbeatCommand):
                 # Above its budget a client is read no faster.
-                await wait_for_token(pings)
+                await pings.wait()
             try:
                 await connection.put(incoming, len(message))
             except trio.BrokenResourceError:
@@ -400,6 +409,10 @@ class Socket:
             counts.messages_out += connection.traffic.messages_out
 
 
+def _reason(code: CloseCode) -> str:
+    return code.name.replace("_", " ").lower()
+
+
 async def _echo(library: WebSocketConnection) -> None:
     while True:
         try:
@@ -415,7 +428,7 @@ async def serve_socket(wiring: Wiring, admitted: Admitted, transport: trio.abc.S
         canonical_upgrade(admitted.head, admitted.subprotocol),
         admitted.head.rest,
         wiring.flusher,
-        ping_budget(context.policy.pings_per_minute),
-        Fragments.of(context.policy.max_message_bytes),
+        wiring.pace("control", context.policy.pings_per_minute),
+        Inbound.of(context.policy.max_message_bytes),
     )
     return await Socket(wiring, context, admitted, stream).carry()

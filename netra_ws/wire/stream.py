@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
+from collections.abc import Callable
 from enum import Enum
 from typing import Protocol
 
@@ -27,7 +28,7 @@ from netra_ws.errors import StoreError, Trimmed
 from netra_ws.protocol.closing import CloseCode
 from netra_ws.protocol.codec import close_frame, ping_frame
 
-from .frames import Fragments
+from .frames import Inbound
 from .tls import TlsStream, end_and_drain
 
 #: What stands for a Close frame without a code (RFC 6455 §7.1.5).
@@ -45,10 +46,24 @@ STALL_S = 60.0
 STORE_RETRY_S = 0.5
 
 
-async def wait_for_token(budget: RateLimit) -> None:
-    """Take a token, waiting until there is one: the policy of budgets that slow the reading down."""
-    while wait_s := budget.take(trio.current_time()):  # noqa: ASYNC110  (tokens come by the clock, not by an event)
-        await trio.sleep(wait_s)
+@attrs.frozen
+class Pace:
+    """A budget that slows the reading down instead of refusing anything.
+
+    Attributes:
+        slowed: Called when somebody begins to wait.
+    """
+
+    budget: RateLimit
+    slowed: Callable[[], None]
+
+    async def wait(self) -> None:
+        """Take a token, waiting until there is one."""
+        if wait_s := self.budget.take(trio.current_time()):
+            self.slowed()
+            while wait_s:
+                await trio.sleep(wait_s)
+                wait_s = self.budget.take(trio.current_time())
 
 
 class Source(Protocol):
@@ -97,14 +112,14 @@ class Duplex(trio.abc.Stream):
     _request: bytes
     _rest: bytes
     _plan: WritePlan
-    _control_budget: RateLimit
-    _fragments: Fragments
+    _control: Pace
+    _inbound: Inbound
     nursery: trio.Nursery | None = None
     source: Source | None = None
     heard_at: float = attrs.field(factory=trio.current_time)
     ping_sent_at: float | None = None
     rtt_s: float | None = None
-    bytes_in: int = 0
+    bytes_in: int = attrs.field(default=attrs.Factory(lambda self: len(self._rest), takes_self=True))
     bytes_out: int = 0
     closed: bool = False
     planned: bool = False
@@ -140,12 +155,29 @@ class Duplex(trio.abc.Stream):
             await trio.lowlevel.checkpoint()
             data, self._rest = self._rest, b""
         else:
-            if self.closed or self._library_done:
-                raise trio.ClosedResourceError
+            data = b""
+        if self.closed or self._library_done:
+            raise trio.ClosedResourceError
+        if not data and self.verdict is None:
             data = bytes(await self.transport.receive_some(max_bytes))
-        self._heard(data)
-        self._fragments.follow(data)
-        return data
+            self._heard(data)
+        return await self._next_portion(data)
+
+    async def _next_portion(self, data: bytes) -> bytes:
+        """Return what of *data* the library may have now; nothing, as at the client's end, when there is a verdict."""
+        if self.verdict is not None:
+            return b""
+        portion = self._inbound.follow(data)
+        self._rest = data[portion.size :]
+        if portion.pong:
+            # It asks for no answer whose budget could slow it down.
+            await self._control.wait()
+        return data[: portion.size]
+
+    @property
+    def verdict(self) -> CloseCode | None:
+        """The code with which the connection has to be closed for what the client was about to send."""
+        return self._inbound.verdict
 
     def _heard(self, data: bytes) -> None:
         self.bytes_in += len(data)
@@ -163,7 +195,7 @@ class Duplex(trio.abc.Stream):
         # Nothing is queued yet, so a cancellation in these waits cannot tear a frame.
         if frame[:1] == b"\x8a":
             # A pong stands for a ping: above its budget the client is read no faster.
-            await wait_for_token(self._control_budget)
+            await self._control.wait()
         while self._own_bytes > OWN_HIGH and not self.closed:
             await self._room.wait()
         if self.close_code is not None:

@@ -20,6 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from netra_ws import AgentError, ClientError, Run, RunClosed, WrongThread
+from netra_ws.agents.run import MAX_OPEN_CALLS
 from netra_ws.agents.speech import cut
 from netra_ws.agents.states import CLOSED, SPEAKING, TRANSITIONS, RunState, RunStep
 from netra_ws.errors import EventTooLarge
@@ -300,6 +301,30 @@ async def test_timeouts_name_themselves(autojump_clock: trio.testing.MockClock) 
     long = check_run(await run_agent(talks, overrides=overrides))
     assert (long.status, long.cancelled_by) == ("timeout", "timeout")
     assert 20_000 <= long.duration_ms < 21_000
+
+
+async def test_a_run_has_so_many_tool_calls_open_at_once(autojump_clock: trio.testing.MockClock) -> None:
+    """One more fails without an event; when others are done there is room again."""
+
+    async def spreading(run: Run) -> str:
+        failed: list[AgentError] = []
+
+        async def call(seconds: float) -> None:
+            try:
+                async with run.tool("search"):
+                    await trio.sleep(seconds)
+            except AgentError as exc:
+                failed.append(exc)
+
+        for _ in range(2):
+            async with trio.open_nursery() as nursery:
+                for number in range(MAX_OPEN_CALLS + 1):
+                    nursery.start_soon(call, 1 + number)
+        return " ".join(error.code for error in failed)
+
+    events = await run_agent(spreading, "go")
+    assert check_run(events).final_response == "QUOTA_EXCEEDED QUOTA_EXCEEDED"
+    assert sum(isinstance(event.message, ToolCompleted) for event in events) == 2 * MAX_OPEN_CALLS
 
 
 @pytest.mark.parametrize("timeout_s", [2, 0])

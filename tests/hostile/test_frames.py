@@ -9,6 +9,7 @@ import pytest
 import trio
 
 from netra_ws.server import Server
+from netra_ws.wire.frames import FRAMES_AT_ONCE
 from tests.conftest import StartServer
 from tests.faulty import FaultyStore, Health
 from tests.kit import (
@@ -86,6 +87,23 @@ FRAMES: dict[str, tuple[bytes, int]] = {
     "too large, then garbage": (frame(TEXT, "x" * 5000) + b"\xff" * 100, 1009),
     "too large in fragments": (frame(TEXT, "x" * 3000, fin=False) + frame(CONTINUATION, "x" * 3000, fin=False), 1009),
     "an exabyte that is only claimed": (frame(TEXT, "x" * 5000, size=2**60), 1009),
+    "an exabyte of which nothing comes": (frame(TEXT, "", size=2**60), 1009),
+    "an exabyte in the second fragment": (frame(TEXT, "x", fin=False) + frame(CONTINUATION, "", size=2**60), 1009),
+    "an exabyte of binary": (frame(BINARY, b"", size=2**60), 1009),
+    "sixteen exabytes": (frame(TEXT, "x", size=2**64 - 1), 1002),
+    "an unmasked exabyte": (frame(TEXT, "", size=2**60, mask=None), 1002),
+    "one byte above the limit": (frame(TEXT, "x" * 4097), 1009),
+    "one byte above the limit, announced": (frame(TEXT, "", size=4097), 1009),
+    "a length in 64 bits at the edge": (frame(TEXT, "", size=2**16 - 1, wide=64), 1002),
+    "a length in 16 bits at the edge": (frame(TEXT, "x" * 125, wide=16), 1002),
+    "bad UTF-8 behind a good message": (WELL + frame(TEXT, b"\xff"), 1007),
+    "bad UTF-8 in a message that is not over": (frame(TEXT, b"\xff", fin=False), 1007),
+    "an overlong slash": (frame(TEXT, b"\xc0\xaf"), 1007),
+    "a pair of surrogates": (frame(TEXT, b"\xed\xa0\xbd\xed\xb8\x80"), 1007),
+    "a lone continuation byte": (frame(TEXT, b"\x80"), 1007),
+    "a cut character before a close": (frame(TEXT, b"\xc3") + frame(CLOSE, close_payload(1000)), 1007),
+    "compressed": (frame(TEXT, b"\xaaV*\xa9,HU\xb2R*\xc8\xccKW\xaa\x05\x00", rsv=4), 1002),
+    "compressed in fragments": (frame(TEXT, b"\xaaV", rsv=4, fin=False) + frame(CONTINUATION, b"*"), 1002),
     "a broken frame behind good ones": (WELL * 3 + frame(TEXT, "x", mask=None), 1002),
     "a broken frame, then good ones": (frame(3, "x") + WELL * 3, 1002),
     "a broken frame, then a close": (frame(3, "x") + frame(CLOSE, close_payload(1000)), 1002),
@@ -201,6 +219,69 @@ async def test_a_message_of_one_byte_fragments_is_read(server: StartServer, unha
         pieces = [frame(TEXT if n == 0 else CONTINUATION, bytes([byte]), fin=False) for n, byte in enumerate(text)]
         await client.send_bytes(b"".join(pieces) + frame(CONTINUATION, ""))
         assert (await client.receive())["reply_to"] == "x" * 200
+
+
+@pytest.mark.parametrize("end", ["an exabyte", "fragments", "an opcode"])
+async def test_what_was_said_before_the_fault_is_done(end: str, server: StartServer, unharmed: Unharmed) -> None:
+    """Commands in front of what closes the connection take effect, though they came in the same read."""
+    running = await server(limits__max_message_bytes=4096)
+    async with unharmed(running):
+        fault, code = {
+            "an exabyte": (frame(TEXT, "", size=2**60), 1009),
+            "fragments": (frame(TEXT, "", fin=False) + frame(CONTINUATION, "", fin=False) * 5000, 1008),
+            "an opcode": (frame(3, ""), 1002),
+        }[end]
+        names = [f"t{number}" for number in range(20)]
+        said = [frame(TEXT, json.dumps({"type": "create_thread", "thread_id": name})) for name in names]
+        async with connect(running) as client:
+            await client.send_bytes(b"".join(said) + fault)
+            assert (await client.receive_close()).code == code
+            await client.stream.send_eof()  # type: ignore[attr-defined]
+            await client.receive_end()
+        async with connect(running) as client:
+            threads = (await client.ask("list_threads", limit=100))["threads"]
+            assert sorted(thread["thread_id"] for thread in threads) == sorted(names)
+            await client.finish()
+
+
+async def test_a_key_of_zeroes_masks_nothing_and_is_allowed(server: StartServer, unharmed: Unharmed) -> None:
+    """The mask protects proxies, not us: any key will do."""
+    running = await server()
+    async with unharmed(running), connect(running) as client:
+        await client.send_frame(TEXT, '{"type":"ping","id":"zero"}', mask=bytes(4))
+        assert (await client.receive())["reply_to"] == "zero"
+        await client.finish()
+
+
+@pytest.mark.parametrize("kind", ["pings", "pongs", "fragments"])
+async def test_a_read_full_of_tiny_frames_lets_others_have_their_turn(
+    kind: str, server: StartServer, unharmed: Unharmed
+) -> None:
+    """Ten thousand frames in one segment are worked through a few at a time; other tasks run in between."""
+    running = await server(limits__pings_per_minute_per_connection=1_000_000)
+    async with unharmed(running), connect(running) as client:
+        flood = {
+            "pings": frame(PING) * 10_000,
+            "pongs": frame(PONG) * 10_000,
+            "fragments": frame(TEXT, '{"type":"ping"', fin=False) + frame(CONTINUATION, " ", fin=False) * 9_000,
+        }[kind]
+        turns = 0
+
+        async def take_turns() -> None:
+            nonlocal turns
+            while True:
+                await trio.lowlevel.checkpoint()
+                turns += 1
+
+        async with trio.open_nursery() as nursery:
+            await client.send_bytes(flood)
+            nursery.start_soon(take_turns)
+            rest = frame(CONTINUATION, "}") if kind == "fragments" else WELL
+            await client.send_bytes(rest)
+            assert (await client.receive())["type"] == "pong"
+            nursery.cancel_scope.cancel()
+        assert turns > 9_000 / FRAMES_AT_ONCE
+        await client.finish()
 
 
 async def test_a_ping_flood_is_slowed_and_costs_no_memory(server: StartServer, unharmed: Unharmed) -> None:

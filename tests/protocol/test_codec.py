@@ -22,6 +22,7 @@ from netra_ws.protocol.codec import (
 )
 from netra_ws.protocol.commands import TYPES, InputResponse, ListThreads, Ping, PublishJob, UserMessage
 from netra_ws.protocol.converter import MAX_BAD_ITEMS
+from netra_ws.protocol.reading import MAX_CONTAINERS
 from netra_ws.protocol.replies import ErrorCode
 from netra_ws.protocol.values import MAX_METADATA_BYTES
 
@@ -100,7 +101,7 @@ def test_any_text_is_a_command_or_a_documented_error(text: str | bytes) -> None:
         '{"type":"chat","content":"\ud800"}',
         b'{"type":"chat","content":"\xff"}',
         "\ufeff{}",
-        "[" * 100_000,
+        "[" * 60_000,
         '{"a":' * 5000 + "1" + "}" * 5000,
     ],
     ids=range(15),
@@ -118,6 +119,41 @@ def test_what_is_no_json(text: str | bytes) -> None:
 def test_a_message_is_an_object(value: Any, name: str) -> None:
     """Any other JSON value is INVALID_MESSAGE at ``$``."""
     assert fields_of(orjson.dumps(value)) == {"$": f"expected object, got {name}"}
+
+
+LISTS = '{"type":"ping","a":[' + "[],[]," * (MAX_CONTAINERS // 2 - 1)
+
+
+@pytest.mark.parametrize(
+    ("text", "fits"),
+    [
+        (LISTS + "1]}", True),
+        (LISTS + "[]]}", False),
+        (LISTS + "{}]}", False),
+        (LISTS + r'"\\",[]]}', False),
+        (LISTS + r'"\",' + "[]]}", None),
+        (LISTS + "]}" + "[", False),
+        (LISTS + '"' + "[{" * 10_000 + '"]}', True),
+        (LISTS + r'"a\"[{\"' + "[" * 10_000 + '"]}', True),
+        ('{"type":"ping","a":"' + "[" * 200_000 + '"}', True),
+        ('{"type":"ping","a":["' + r"\"[" * 100_000 + '"]}', True),
+        ('["' + "[" * 200_000, None),
+        ('"' + r"\"[" * 200_000, None),
+        ("[" * 200_000, False),
+    ],
+    ids=range(13),
+)
+@pytest.mark.parametrize("form", [str, str.encode])
+def test_lists_and_objects_are_counted_before_they_are_built(text: str, fits: bool | None, form: Any) -> None:
+    """Half a million lists would stop the whole process for long; brackets inside of strings are none."""
+    incoming = read_command(form(text))
+    if fits:
+        assert incoming.error is None
+    elif fits is None:
+        assert incoming.error is not None
+        assert incoming.error.code == "INVALID_JSON"
+    else:
+        assert fields_of(form(text)) == {"$": f"more than {MAX_CONTAINERS} lists and objects"}
 
 
 def test_big_integers_are_read_as_numbers() -> None:

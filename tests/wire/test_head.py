@@ -13,6 +13,7 @@ from netra_ws.errors import Refused
 from netra_ws.wire.head import (
     MAX_BODY_BYTES,
     MAX_HEAD_BYTES,
+    MAX_HEADERS,
     MAX_QUERY_FIELDS,
     Head,
     Reply,
@@ -63,6 +64,18 @@ async def test_a_head_is_read_with_its_path_query_headers_and_peer(ends: Ends) -
     assert head.get(b"x-one") == b"A, b"
     assert head.get(b"missing") is None
     assert head.tokens(b"x-one") == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize(("count", "fits"), [(MAX_HEADERS, True), (MAX_HEADERS + 1, False)])
+async def test_a_head_has_at_most_a_hundred_fields(count: int, fits: bool, ends: Ends) -> None:
+    """One more is answered like a head with too many bytes."""
+    data = b"GET / HTTP/1.1\r\nHost: x\r\n" + b"a:b\r\n" * (count - 1) + b"\r\n"
+    if fits:
+        assert len((await head_of(data, ends)).headers) == count
+        return
+    with pytest.raises(Refused) as refused:
+        await head_of(data, ends)
+    assert (refused.value.status, refused.value.code) == (413, "HEAD_TOO_LARGE")
 
 
 async def test_a_head_may_arrive_byte_by_byte(ends: Ends, autojump_clock: trio.testing.MockClock) -> None:

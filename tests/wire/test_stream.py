@@ -19,8 +19,8 @@ from netra_ws.errors import StoreError, Trimmed
 from netra_ws.protocol.closing import CloseCode
 from netra_ws.protocol.codec import close_frame, ping_frame, text_frame
 from netra_ws.wire.flusher import Flusher
-from netra_ws.wire.frames import Fragments
-from netra_ws.wire.stream import OWN_HIGH, SLICE, Duplex
+from netra_ws.wire.frames import Inbound
+from netra_ws.wire.stream import OWN_HIGH, SLICE, Duplex, Pace
 from tests.conftest import StartServer
 from tests.kit import CLOSE, PING, PONG, TEXT, Client, Ended, Frame, connect, frame, holdings, settles, token, upgrade
 
@@ -65,6 +65,10 @@ class Frames:
         self.ready, self.stored = self.stored + self.ready, []
 
 
+def pace(budget: RateLimit) -> Pace:
+    return Pace(budget, lambda: None)
+
+
 @attrs.define(eq=False)
 class Bench:
     """A Duplex on a real socket, its flusher, and the client's end."""
@@ -79,8 +83,8 @@ class Bench:
             b"GET",
             rest,
             self.flusher,
-            RateLimit(6000),
-            Fragments.of(2**20),
+            pace(RateLimit(6000)),
+            Inbound.of(2**20),
             nursery=self.nursery,
             source=source,
         )
@@ -224,7 +228,7 @@ async def test_too_many_own_frames_stop_the_reading(bench: Bench) -> None:
             await stream.send_all(pong)
             queued += 1
 
-    stream._control_budget = RateLimit(10**9)
+    stream._control = pace(RateLimit(10**9))
     await stream.send_all(ANSWER_101)
     with trio.move_on_after(5) as scope:
         async with trio.open_nursery() as nursery:
@@ -274,7 +278,7 @@ async def test_an_upgrade_and_its_close_in_one_pass_enclose_the_frames(bench: Be
 async def test_a_pong_that_waits_for_its_budget_does_not_follow_a_close(bench: Bench) -> None:
     """A Close that is said while a pong is held back is the last frame."""
     stream, client = bench.on_socket(Frames())
-    stream._control_budget = RateLimit(600, burst=1)
+    stream._control = pace(RateLimit(600, burst=1))
     await stream.send_all(ANSWER_101)
     await stream.send_all(b"\x8a\x01a")
     async with trio.open_nursery() as nursery:
@@ -290,7 +294,7 @@ async def test_pongs_are_sent_no_faster_than_their_budget(bench: Bench, autojump
     """Above the budget a pong waits its turn: sixty a minute are one a second, not two."""
     ours, _ = memory_stream_pair()
     stream = bench.put(ours, Frames())
-    stream._control_budget = RateLimit(60, burst=1)
+    stream._control = pace(RateLimit(60, burst=1))
     await stream.send_all(ANSWER_101)
     started = trio.current_time()
     for _ in range(11):
