@@ -179,6 +179,24 @@ async def test_steered_texts_that_nobody_read_start_the_next_run(server: StartSe
         assert texts == ["one", "unread"]
 
 
+async def test_what_was_steered_runs_as_who_steered_it(server: StartServer) -> None:
+    """The run that a steered text starts has the permissions of the token it came with, not those of the ended run."""
+    release = trio.Event()
+    allowed: list[frozenset[str]] = []
+
+    async def deaf(run: Run) -> None:
+        allowed.append(run.identity.permissions)
+        await release.wait()
+
+    running = await server(agents={"deaf": deaf})
+    async with connect(running, permissions=["chat", "read", "operator"]) as boss, connect(running) as client:
+        await boss.ask("chat", content="one", agent="deaf", thread_id="t")
+        await client.ask("chat", id="s", content="unread", agent="deaf", thread_id="t", on_busy="steer")
+        release.set()
+        await hear_ends(client, 2)
+        assert [sorted(each) for each in allowed] == [["chat", "operator", "read"], ["chat", "read"]]
+
+
 async def test_stopping_a_queued_run(server: StartServer) -> None:
     """A queued run that is stopped gets agent_started and agent_completed at once, and never runs."""
     stage = Stage()

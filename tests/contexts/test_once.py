@@ -232,3 +232,21 @@ async def test_a_refusal_is_told_to_who_has_joined_it(server: StartServer) -> No
         go_on.set()
         await one.until("agent_completed")
         assert (await one.ask(again.pop("type"), **again))["type"] == "ack"
+
+
+async def test_beyond_the_budget_the_store_is_not_asked(server: StartServer) -> None:
+    """A start under a new id that may not begin costs no read of the ledger: a flood reaches the budget only."""
+
+    class CountingStore(MemoryStore):
+        asked = 0
+
+        async def run_of_command(self, user_id: str, command_id: str) -> Any:
+            self.asked += 1
+            return await super().run_of_command(user_id, command_id)
+
+    store = CountingStore()
+    running = await server(store=store, limits__messages_per_minute=2)
+    async with connect(running) as client:
+        codes = [(await client.ask("chat", content="x", agent="echo")).get("code") for _ in range(6)]
+    assert codes == [None, None, *["RATE_LIMITED"] * 4]
+    assert store.asked == 2
