@@ -205,6 +205,7 @@ class Chat:
     status: ExitStatus = ExitStatus.FAILED
     _run: Run | None = None
     _stopped: Run | None = None
+    _prompt: trio.CancelScope = attrs.field(factory=trio.CancelScope)
 
     async def run(self) -> None:
         with trio.open_signal_receiver(signal.SIGINT) as signals:
@@ -231,7 +232,7 @@ class Chat:
         options = self.options
         try:
             async with connect(
-                options.url, options.token, thread_id=options.thread, on_state=_tell, policy=_POLICY
+                options.url, options.token, thread_id=options.thread, on_state=self._tell, policy=_POLICY
             ) as session:
                 if options.text is not None:
                     await self._ask(session, options.text)
@@ -242,12 +243,20 @@ class Chat:
             self.status = ExitStatus.NO_CONNECTION
 
     async def _ask_lines(self, session: Session) -> None:
+        """Ask for lines until there are no more.
+
+        Raises:
+            Rejected, ConnectionLost: The session is over; nobody has to type a line to hear of it.
+        """
         self.status = ExitStatus.SUCCESS
-        self.screen.ask()
-        async for line in _lines(sys.stdin.fileno()):
-            if line.strip():
-                await self._ask(session, line)
+        with self._prompt:
             self.screen.ask()
+            async for line in _lines(sys.stdin.fileno()):
+                if line.strip():
+                    await self._ask(session, line)
+                self.screen.ask()
+        if self._prompt.cancelled_caught and session.error is not None:
+            raise session.error
 
     async def _ask(self, session: Session, text: str) -> None:
         """Say one text and show its run to the end.
@@ -270,10 +279,11 @@ class Chat:
         finally:
             self._run = None
 
-
-def _tell(change: StateChange) -> None:
-    if change.state is SessionState.WAITING and change.delay_s is not None:
-        complain(f"{change.reason}; trying again in {change.delay_s:.1f} s")
+    def _tell(self, change: StateChange) -> None:
+        if change.state is SessionState.WAITING and change.delay_s is not None:
+            complain(f"{change.reason}; trying again in {change.delay_s:.1f} s")
+        if change.state is SessionState.CLOSED and change.error is not None and self._run is None:
+            self._prompt.cancel()
 
 
 async def _lines(descriptor: int) -> AsyncIterator[str]:

@@ -39,10 +39,10 @@ def _read(body: bytes) -> tuple[str | None, str | None]:
     try:
         fields = json.loads(body)
     except (ValueError, RecursionError):
-        fields = None
+        raise Refused(400, "INVALID_JSON", "The body is not JSON.") from None
     if not isinstance(fields, dict) or not fields or not fields.keys() <= {"origin", "address"}:
-        raise Refused(400, "BAD_REQUEST", "The body is a JSON object with origin, address or both.")
+        raise Refused(400, "INVALID_MESSAGE", "The body is a JSON object with origin, address or both.")
     for name, text in fields.items():
         if not isinstance(text, str) or not 0 < len(text) <= MAX_TEXT:
-            raise Refused(400, "BAD_REQUEST", f"{name} is not text of 1 to {MAX_TEXT} characters.")
+            raise Refused(400, "INVALID_MESSAGE", f"{name} is not text of 1 to {MAX_TEXT} characters.")
     return fields.get("origin"), fields.get("address")

@@ -59,30 +59,24 @@ class Sources:
     clock: Callable[[], float] = time.time
     started_at: float = attrs.field(factory=time.time)
 
-    async def operator(self, head: Head, *, tickets: bool = False) -> Identity:
-        """Return the operator who asks.
-
-        Args:
-            tickets: Whether a ticket is enough; it is not used up, so only where nothing is changed.
+    async def operator(self, head: Head) -> Identity:
+        """Return the operator who asks; a ticket is not enough, for it would not be used up.
 
         Raises:
             Refused: 403 ``FORBIDDEN``, or as ``identify``.
         """
-        identity = await self.identify(head, tickets=tickets)
+        identity = await self.identify(head, tickets=False)
         if not identity.may("operator"):
             raise Refused(403, "FORBIDDEN", "This needs the permission operator.")
         return identity
 
     async def shows_all(self, head: Head) -> bool:
-        """Return whether an operator asks, for pages that tell everybody something; False where nobody is named.
+        """Return whether an operator asks, for pages that tell everybody something.
 
         Raises:
-            Refused: As ``operator``: a token that came along and is not good is not passed over in silence.
+            Refused: As ``identify``: a token that came along and is not good is not passed over in silence.
         """
-        if not self._names_somebody(head):
-            return False
-        await self.operator(head, tickets=True)
-        return True
+        return self._names_somebody(head) and (await self.identify(head)).may("operator")
 
     def _names_somebody(self, head: Head) -> bool:
         carriers = {b"authorization"} if self.admission.verifier else {b"authorization", b"cookie"}

@@ -227,12 +227,12 @@ async def test_an_agent_knows_what_its_user_may(server: StartServer) -> None:
 
 @pytest.mark.parametrize("granted", SETS.values(), ids=list(SETS))
 async def test_pages_of_operators(server: StartServer, granted: Sequence[str]) -> None:
-    """Names of users and their runs are for who has the word operator; another token is refused."""
+    """Names of users and their runs are for who has the word operator; another token shows what none shows."""
     running = await server()
     async with connect(running, "somebody-special"):
         answer = await http(running, "/ws/stats", bearer=token(permissions=granted))
         if "operator" in granted:
             assert "somebody-special" in answer.json()["by_user"]
         else:
-            assert (answer.status, answer.json()["code"]) == (403, "FORBIDDEN")
+            assert answer.status == 200
             assert b"special" not in answer.body

@@ -10,6 +10,7 @@ const THREAD_KEY = "netra-ws.thread";
 const PAGE_SIZE = 50;
 const MAX_CONVERSATIONS = 12; // kept with their elements; the least recently shown goes first, never a busy one
 const NOTICE_MS = 7_000;
+const EXPIRY_NOTICE_MS = 30_000; // behind the token's end: longer than the server's grace
 const MESSAGE_ROOM_BYTES = 8_192; // for the words beside an attached log
 const REFUSALS = new Set(["AUTH_FAILED", "FORBIDDEN", "POLICY", "SIGNED_OUT", "TOKEN_EXPIRED"]);
 
@@ -104,7 +105,10 @@ function hasExpired(token) {
 }
 
 function refusalWords(error) {
-  if (error.code === "SIGNED_OUT") return "You were signed out by an operator. Sign in with a new token.";
+  if (error.code === "SIGNED_OUT") {
+    const reason = error.message === "signed out by an operator" ? "" : ` (“${error.message}”)`;
+    return `You were signed out by an operator${reason}. Sign in with a new token.`;
+  }
   if (error.code === "TOKEN_EXPIRED" || hasExpired(sessionStorage.getItem(TOKEN_KEY) ?? "")) {
     return "This token has expired. Sign in with a new one.";
   }
@@ -193,8 +197,15 @@ function rewind() {
 function noticed(frame) {
   if (frame.type === "lagging") notice("This connection is behind; some steps of the text were skipped.", "quiet");
   else if (frame.type === "draining") notice("The server restarts soon. The page reconnects by itself.", "quiet");
-  else if (frame.type === "auth_expiring") notice("Your token expires in a minute. Sign in again to go on.", "warning", 60_000);
+  else if (frame.type === "auth_expiring") tellExpiry(Math.max(0, Number(frame.expires_in_s) || 0));
   else if (frame.type === "connection_warning" || frame.type === "error") notice(frame.error ?? frame.code, "error");
+}
+
+/** Say when the token ends, until the server has closed: it does so a grace after that end. */
+function tellExpiry(leftSeconds) {
+  const when = leftSeconds >= 1 ? `in ${Math.round(leftSeconds)} seconds` : "now";
+  const lastsMs = leftSeconds * 1_000 + EXPIRY_NOTICE_MS;
+  notice(`Your token expires ${when}. Sign out and in again with a new one to go on.`, "warning", lastsMs);
 }
 
 function notice(text, kind = "quiet", lastsMs = NOTICE_MS) {

@@ -867,7 +867,7 @@ export async function explainRefusal(url, token, fetch = globalThis.fetch) {
   try {
     const address = new URL("/ws/stats", openingURL(url).replace(/^ws/, "http"));
     const answer = await fetch(address.href, { headers: { Authorization: `Bearer ${token}` } });
-    if (![401, 429, 503].includes(answer.status)) return null; // 403: a good token, and no operator's
+    if (![401, 429, 503].includes(answer.status)) return null;
     const body = await answer.json().catch(() => ({}));
     const error = NetraError.fromFrame({ code: "REFUSED", error: `refused with HTTP ${answer.status}`, ...body });
     error.retryable = answer.status === 429 || answer.status === 503;
