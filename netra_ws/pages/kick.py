@@ -48,7 +48,11 @@ def _read(body: bytes) -> Kick:
         raise Refused(400, "INVALID_JSON", "The body is not JSON.") from None
     if not isinstance(fields, dict):
         raise Refused(400, "INVALID_MESSAGE", "The body is not a JSON object.")
-    incoming = read_command(orjson.dumps({**fields, "type": "kick"}).decode())
+    try:
+        text = orjson.dumps({**fields, "type": "kick"}).decode()
+    except orjson.JSONEncodeError:  # it reads deeper than it writes
+        raise Refused(400, "INVALID_MESSAGE", "The body is nested too deep.") from None
+    incoming = read_command(text)
     if incoming.error is not None:
         raise Refused(400, incoming.error.code, incoming.error.text)
     assert isinstance(incoming.command, Kick)

@@ -187,7 +187,13 @@ async def test_the_page_does_what_the_command_does(server: StartServer) -> None:
         body = json.loads(answer.body)
         assert (answer.status, body["type"], body["connections"], body["runs"]) == (200, "ack", 1, 1)
         assert (await ada.receive_close()).code == 4010
-    for body, code in ((b"", "INVALID_JSON"), (b"[]", "INVALID_MESSAGE"), (b"{", "INVALID_JSON")):
+    deep = b'{"user_id":"ada","x":' + b"[" * 400 + b"]" * 400 + b"}"
+    for body, code in (
+        (b"", "INVALID_JSON"),
+        (b"[]", "INVALID_MESSAGE"),
+        (b"{", "INVALID_JSON"),
+        (deep, "INVALID_MESSAGE"),
+    ):
         answer = await http(running, "/ws/kick", method="POST", bearer=operator(), body=body)
         assert (answer.status, json.loads(answer.body)["code"]) == (400, code)
 
