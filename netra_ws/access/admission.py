@@ -183,15 +183,16 @@ class Admission:
             return ticket
         return ticket if find_token(head.headers, {}, False) is None else None
 
-    def note_success(self, identity: Identity, now: float, peer: str) -> None:
-        """Count what a program's own rule let in.
+    def note_success(self, identity: Identity, now: float, peer: str, asked_at: float = math.inf) -> None:
+        """Count what a program's own rule let in, which was asked at *asked_at*.
 
         Raises:
             Refused: 401 ``TOKEN_REVOKED``.
         """
         try:
-            # What tells nothing of its issue was made by this rule just now; kicked users are its business.
-            self.revocations.check(identity, now, issued_at(identity) or math.inf)
+            # What tells nothing of its issue was made by this rule when it was asked. Users who were kicked before are
+            # its business; who was kicked while it thought about them is ours.
+            self.revocations.check(identity, now, issued_at(identity) or asked_at)
         except Refused as refused:
             self.note_failure(refused, now, peer)
             raise

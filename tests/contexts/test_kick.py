@@ -315,6 +315,34 @@ async def test_a_program_with_a_rule_of_its_own(server: StartServer) -> None:
     assert json.loads(answer.body)["code"] == "TOKEN_REVOKED"
 
 
+async def test_a_rule_that_was_thinking_when_its_user_was_kicked(server: StartServer) -> None:
+    """What a program's rule said of somebody who was kicked while it thought gives no ticket."""
+    gate, asked = trio.Event(), trio.Event()
+
+    async def authenticate(head: Head) -> Identity:
+        name = (head.get(b"x-user") or b"").decode()
+        if name == "ada":
+            asked.set()
+            await gate.wait()
+        return Identity(name, frozenset({"chat", "read", "operator"}))
+
+    running = await server(authenticate=authenticate)
+    answers: list[Answer] = []
+
+    async def ask() -> None:
+        answers.append(await http(running, "/ws/ticket", method="POST", headers=[("x-user", "ada")]))
+
+    async with trio.open_nursery() as nursery, raw(running) as boss:
+        await boss.open(upgrade("/ws", headers=[("x-user", "root")]))
+        nursery.start_soon(ask)
+        await asked.wait()
+        await boss.ask("kick", user_id="ada")
+        gate.set()
+    await ask()  # from now on it is the rule's business
+    codes = [(answer.status, json.loads(answer.body).get("code")) for answer in answers]
+    assert codes == [(401, "TOKEN_REVOKED"), (200, None)]
+
+
 async def test_a_repeat_has_the_first_answer(server: StartServer) -> None:
     """The id of a kick is remembered: a repeat signs nobody out again."""
     running = await server()
