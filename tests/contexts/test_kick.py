@@ -208,6 +208,17 @@ async def test_a_run_that_cannot_be_stopped_is_told(server: StartServer) -> None
         assert (await ada.receive_close()).code == 4010
 
 
+async def test_the_page_answers_in_its_time(server: StartServer) -> None:
+    """A proof that takes longer than a request may is told as 503; the user was signed out all the same."""
+    running = await server(agents=AGENTS, timing__handshake_s=1.0)
+    async with connect(running) as ada:
+        await ada.ask("start_agent", user_request="x", agent="stubborn")
+        await ada.until("agent_message")
+        answer = await post(running, {"user_id": "ada"}, operator())
+        assert (answer.status, json.loads(answer.body)["code"]) == (503, "UNAVAILABLE")
+        assert (await ada.receive_close()).code == 4010
+
+
 async def test_a_restart_forgets_nothing(server: StartServer, store_url: str) -> None:
     """After a restart on the same store the tokens are still refused, until they would have expired anyway."""
     clock = Clock()
