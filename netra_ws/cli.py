@@ -390,6 +390,7 @@ def _wrong_values(settings: Settings, doubts: list[str]) -> list[str]:
     """
     from netra_ws.access import OriginPolicy, Verifier
     from netra_ws.keyring import file_problems
+    from netra_ws.policies import context_policy
     from netra_ws.wire.certificates import Certificates
 
     def origins() -> None:
@@ -404,8 +405,12 @@ def _wrong_values(settings: Settings, doubts: list[str]) -> list[str]:
         if server.tls_cert is not None and server.tls_key is not None:
             doubts.extend(Certificates(Path(server.tls_cert), Path(server.tls_key)).doubts())
 
+    def agents() -> None:
+        _import_agents(settings)
+        context_policy(settings, {})
+
     found = file_problems(settings)
-    for check in (origins, secret, certificates, lambda: _import_agents(settings)):
+    for check in (origins, secret, certificates, agents):
         try:
             check()
         except ConfigError as exc:

@@ -14,6 +14,8 @@ DEFAULT_PERMISSIONS = frozenset({"chat", "read"})
 #: How permissions that name jobs begin, and the one among them that names none.
 JOB = "job:"
 PUBLISH = "job:publish"
+#: Far above any calendar; NaN, infinity and what overflows a float are not below it.
+_LAST_MOMENT = 2.0**53
 
 
 def is_user_id(value: object) -> TypeGuard[str]:
@@ -29,6 +31,17 @@ def is_user_id(value: object) -> TypeGuard[str]:
 def _check_user_id(_instance: object, _attribute: object, value: str) -> None:
     if not is_user_id(value):
         raise ValueError("user_id must be a text of 1 to 256 characters without control characters")
+
+
+def _check_expires_at(_instance: object, _attribute: object, value: float | None) -> None:
+    # A program's own rule may say anything; whoever reckons with it later looks after everybody.
+    if value is not None and (type(value) not in (int, float) or not abs(value) <= _LAST_MOMENT):
+        raise ValueError("expires_at must be Unix seconds, or None for never")
+
+
+def _check_token_id(_instance: object, _attribute: object, value: str | None) -> None:
+    if not isinstance(value, str | None):
+        raise ValueError("token_id must be text or None")  # noqa: TRY004 - as the other fields do
 
 
 def _frozen_claims(claims: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -53,8 +66,8 @@ class Identity:
 
     user_id: str = attrs.field(validator=_check_user_id)
     permissions: frozenset[str] = attrs.field(default=DEFAULT_PERMISSIONS, converter=_frozen_permissions)
-    expires_at: float | None = None
-    token_id: str | None = None
+    expires_at: float | None = attrs.field(default=None, validator=_check_expires_at)
+    token_id: str | None = attrs.field(default=None, validator=_check_token_id)
     claims: Mapping[str, Any] = attrs.field(factory=dict, converter=_frozen_claims, eq=False, repr=False)
 
     def may(self, permission: str) -> bool:

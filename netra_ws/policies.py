@@ -164,12 +164,13 @@ def make_identify(
 async def _ask_and_note(
     admission: Admission, authenticate: Authenticate, head: Head, clock: Callable[[], float], patience_s: float
 ) -> Identity:
+    asked_at = clock()
     try:
         identity = await _ask(authenticate, head, patience_s)
     except Refused as refused:
         admission.note_failure(refused, clock(), head.peer)
         raise
-    admission.note_success(identity, clock(), head.peer)
+    admission.note_success(identity, clock(), head.peer, asked_at)
     return identity
 
 

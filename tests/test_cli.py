@@ -442,6 +442,10 @@ def test_check_config_tries_the_values(
     stoppers = capsys.readouterr().out.split("stopped by:\n")[1]
     for name in ("origins.allowed", "auth.secret", "nowhere:x"):
         assert name in stoppers
+    monkeypatch.delenv("NETRA_WS_AGENTS_MODULES")
+    monkeypatch.setenv("NETRA_WS_AGENTS_DEFAULT", "nobody")
+    assert main(["check-config"]) == 1
+    assert "agents.default: there is no agent 'nobody'" in capsys.readouterr().out
 
 
 # chat

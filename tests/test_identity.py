@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -12,6 +13,22 @@ from netra_ws import Identity
 from netra_ws.identity import fits
 
 few = st.text("ab.*", max_size=12)
+
+
+@pytest.mark.parametrize(
+    "at", ["tomorrow", "1763000000", float("nan"), float("inf"), 10**400, True, [1]], ids=lambda at: str(at)[:12]
+)
+def test_an_end_is_a_time(at: Any) -> None:
+    """What nobody can reckon with is refused where it is made, not in a task that looks after everybody."""
+    with pytest.raises(ValueError, match="expires_at must be Unix seconds"):
+        Identity("u", expires_at=at)
+
+
+def test_the_id_of_a_token_is_text() -> None:
+    """A number would fail wherever revocations are looked up."""
+    wrong: Any = 5
+    with pytest.raises(ValueError, match="token_id must be text"):
+        Identity("u", token_id=wrong)
 
 
 @pytest.mark.parametrize(

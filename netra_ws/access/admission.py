@@ -14,7 +14,7 @@ from netra_ws.errors import Refused
 from netra_ws.identity import Identity
 
 from .limits import AddressTable
-from .origins import OriginFault, OriginPolicy, parse_origin, spelling
+from .origins import OriginFault, OriginPolicy, embedded_elsewhere, parse_origin, spelling
 from .revocations import Revocations, issued_at
 from .strikes import Blocked, Strikes
 from .tickets import Issued, Tickets
@@ -130,6 +130,8 @@ class Admission:
         origin_headers = [value for name, value in head.headers if name == b"origin"]
         hosts = [value for name, value in head.headers if name == b"host"]
         fault = self.origins.fault(origin_headers, hosts[0] if len(hosts) == 1 else None)
+        if fault is None and not origin_headers and embedded_elsewhere(head.headers):
+            fault = OriginFault.MISSING  # else any page could use up the budgets of whoever looks at it
         if fault is None:
             return
         blocked = self.strikes.strike(spelling(origin_headers), peer, now)
@@ -181,15 +183,16 @@ class Admission:
             return ticket
         return ticket if find_token(head.headers, {}, False) is None else None
 
-    def note_success(self, identity: Identity, now: float, peer: str) -> None:
-        """Count what a program's own rule let in.
+    def note_success(self, identity: Identity, now: float, peer: str, asked_at: float = math.inf) -> None:
+        """Count what a program's own rule let in, which was asked at *asked_at*.
 
         Raises:
             Refused: 401 ``TOKEN_REVOKED``.
         """
         try:
-            # What tells nothing of its issue was made by this rule just now; kicked users are its business.
-            self.revocations.check(identity, now, issued_at(identity) or math.inf)
+            # What tells nothing of its issue was made by this rule when it was asked. Users who were kicked before are
+            # its business; who was kicked while it thought about them is ours.
+            self.revocations.check(identity, now, issued_at(identity) or asked_at)
         except Refused as refused:
             self.note_failure(refused, now, peer)
             raise

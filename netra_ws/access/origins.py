@@ -96,6 +96,17 @@ def spelling(origin_headers: Sequence[bytes]) -> str:
     return ", ".join(str(parse_origin(text) or text) for text in texts) or NO_ORIGIN
 
 
+def embedded_elsewhere(headers: Sequence[tuple[bytes, bytes]]) -> bool:
+    """Whether a page of another origin had its visitor's browser ask in a way that sends no Origin: an image, a frame.
+
+    Browsers say so (https://www.w3.org/TR/fetch-metadata/), and no script can change it. A link that somebody
+    follows is their own request.
+    """
+    said = {name: value for name, value in headers if name.startswith(b"sec-fetch-")}
+    elsewhere = said.get(b"sec-fetch-site") in (b"cross-site", b"same-site")
+    return elsewhere and said.get(b"sec-fetch-dest") != b"document"
+
+
 def _normal_host(host: str) -> str | None:
     if host.startswith("["):
         try:

@@ -99,11 +99,16 @@ class Keyring:
             if exc.known:
                 source.freshness.due = trio.current_time() + (source.retry_s or 0.0)
                 return
-            now, freshness = trio.current_time(), source.freshness
-            self.public.failed(source.name)
-            if freshness.failed(now):
-                logger.error("%s: %s; the keys of before stay", source.name, exc)
-            if source.retry_s is not None:
-                freshness.due = now + source.retry_s
-            if not freshness.believed(now) and self.public.give_up(source.name):
-                logger.error("%s: its keys are given up, after %.0f s without an answer", source.name, BELIEVED_S)
+            self._fail(source, str(exc))
+        except Exception as exc:  # no thread to be had, a library that fails: keys that are old must not end the server
+            self._fail(source, f"failed with {type(exc).__name__}")
+
+    def _fail(self, source: Source, why: str) -> None:
+        now, freshness = trio.current_time(), source.freshness
+        self.public.failed(source.name)
+        if freshness.failed(now):
+            logger.error("%s: %s; the keys of before stay", source.name, why)
+        if source.retry_s is not None:
+            freshness.due = now + source.retry_s
+        if not freshness.believed(now) and self.public.give_up(source.name):
+            logger.error("%s: its keys are given up, after %.0f s without an answer", source.name, BELIEVED_S)

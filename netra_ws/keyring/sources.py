@@ -65,25 +65,34 @@ class FileReader:
     async def __call__(self) -> tuple[KeySet | None, float]:
         """Look at the file; raises ``Unread``."""
         with trio.move_on_after(READ_S):
-            look = trio.to_thread.run_sync(self._look, limiter=self._threads, abandon_on_cancel=True)
-            return await look, LOOK_S
+            look = partial(self._look, self._seen)
+            seen, found = await trio.to_thread.run_sync(look, limiter=self._threads, abandon_on_cancel=True)
+            return self._take(seen, found), LOOK_S
         raise Unread(f"the file system gave no answer in {READ_S:g} s")
 
-    def _look(self) -> KeySet | None:
+    def _look(self, known: tuple[int, ...] | None) -> tuple[tuple[int, ...], KeySet | Unread | None]:
+        """Return the marks of the file and what it holds, None where they are the known ones.
+
+        In a thread that may have been given up: it changes nothing here, or what nobody took would pass for taken.
+        """
         seen = _marks(self.path)
-        if seen == self._seen:
-            if self._fault is not None:
-                raise Unread(self._fault, lasting=True, known=True)
-            return None
+        if seen == known:
+            return seen, None
         try:
-            keys = read_key_file(self.path, self.allowed)
-            self._fault = None
+            return seen, read_key_file(self.path, self.allowed)
         except Unread as exc:
-            self._fault = str(exc)
-            raise
-        finally:
-            self._seen = seen
-        return keys
+            return seen, exc
+
+    def _take(self, seen: tuple[int, ...], found: KeySet | Unread | None) -> KeySet | None:
+        self._seen = seen
+        if isinstance(found, Unread):
+            self._fault = str(found)
+            raise found
+        if found is not None:
+            self._fault = None
+        elif self._fault is not None:
+            raise Unread(self._fault, lasting=True, known=True)
+        return found
 
 
 def _marks(path: Path) -> tuple[int, ...]:
@@ -130,13 +139,15 @@ def from_address(url: str, allowed: frozenset[str]) -> Source:
 
     from .fetch import fetch, trust
 
-    context = trust()
+    context, threads = trust(), trio.CapacityLimiter(1)
 
     async def read() -> tuple[KeySet | None, float]:
         answer = await fetch(url, context)
         try:
-            # In a thread: a hundred keys of RSA take longer than a frame may wait.
-            return await trio.to_thread.run_sync(partial(read_jwks, answer.body, allowed)), answer.after_s
+            # In a thread: a hundred keys of RSA take longer than a frame may wait; not in Trio's own pool, which an
+            # agent may have filled.
+            read = partial(read_jwks, answer.body, allowed)
+            return await trio.to_thread.run_sync(read, limiter=threads), answer.after_s
         except Unusable as exc:
             raise Unread(str(exc), lasting=True) from None
 

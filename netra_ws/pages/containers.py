@@ -149,6 +149,15 @@ CONTAINERS: tuple[Container, ...] = (
         size=lambda s: len((s.admission.verifier and s.admission.verifier.public) or ()),
     ),
     Container(
+        what="key_set_thread",
+        where=("keyring/sources.py from_address CapacityLimiter",),
+        per="process",
+        bound=lambda s: 1,
+        unit="worker threads",
+        policy="nobody else waits for it",
+        shown="jwks_refreshes_total",
+    ),
+    Container(
         what="key_file_thread",
         where=("keyring/sources.py FileReader._threads",),
         per="process",

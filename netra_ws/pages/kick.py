@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import attrs
 import orjson
+import trio
 
 from netra_ws.contexts.kicking import Whom
 from netra_ws.errors import ClientError, Refused
@@ -13,6 +14,8 @@ from netra_ws.wire.head import Head, Reply, json_reply
 
 from .sources import Sources
 
+#: Of ``timing.handshake_s``, what is kept for telling that the proof takes longer.
+SPARE_SHARE = 0.1
 #: HTTP status of what may be wrong with a kick that was understood.
 _STATUS = {"QUOTA_EXCEEDED": 507, "CANCEL_TIMEOUT": 504, "UNAVAILABLE": 503}
 
@@ -33,10 +36,15 @@ class KickPage:
         await self.sources.operator(head)
         kick = _read(body)
         proof = self.sources.registry.kick(Whom(kick.user_id, kick.jti, kick.reason))
-        try:
-            kicked = await proof()
-        except ClientError as error:
-            raise Refused(_STATUS.get(error.code, 500), error.code, error.text) from None
+        # An answer behind the deadline of the request would reach nobody.
+        spare_s = SPARE_SHARE * self.sources.door.handshake_s
+        with trio.move_on_at(trio.current_effective_deadline() - spare_s) as scope:
+            try:
+                kicked = await proof()
+            except ClientError as error:
+                raise Refused(_STATUS.get(error.code, 500), error.code, error.text) from None
+        if scope.cancelled_caught:
+            raise Refused(503, "UNAVAILABLE", "Signed out; runs have not ended yet, or the store does not answer.")
         fields = {"type": "ack", **attrs.asdict(kicked), "timestamp": self.sources.clock()}
         return json_reply(200, fields, (("Cache-Control", "no-store"),))
 
@@ -48,7 +56,11 @@ def _read(body: bytes) -> Kick:
         raise Refused(400, "INVALID_JSON", "The body is not JSON.") from None
     if not isinstance(fields, dict):
         raise Refused(400, "INVALID_MESSAGE", "The body is not a JSON object.")
-    incoming = read_command(orjson.dumps({**fields, "type": "kick"}).decode())
+    try:
+        text = orjson.dumps({**fields, "type": "kick"}).decode()
+    except orjson.JSONEncodeError:  # it reads deeper than it writes
+        raise Refused(400, "INVALID_MESSAGE", "The body is nested too deep.") from None
+    incoming = read_command(text)
     if incoming.error is not None:
         raise Refused(400, incoming.error.code, incoming.error.text)
     assert isinstance(incoming.command, Kick)

@@ -78,7 +78,7 @@ WAITS: tuple[Wait, ...] = (
     ),
     Wait(
         what="the answer of an identity service, or of the file system with its keys; no request waits for it",
-        where=("keyring/fetch.py fetch", "keyring/fetch.py _read"),
+        where=("keyring/fetch.py fetch", "keyring/fetch.py _read", "keyring/sources.py FileReader.__call__"),
         within_s=lambda s: freshness.READ_S,
         ends="the last byte, or the bound",
         shown='jwks_refreshes_total{outcome="failed"}',

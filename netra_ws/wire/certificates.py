@@ -110,6 +110,9 @@ def _end_of(chain: Path) -> float:
 
 def _content(setting: str, path: Path) -> bytes:
     try:
+        kind = path.stat().st_mode
+        if not stat.S_ISREG(kind) and not stat.S_ISDIR(kind):  # a pipe would hold up everything until somebody writes
+            raise ConfigError(f"{setting}: {path} is not a file")
         return path.read_bytes()
     except OSError as exc:
         what = "does not exist" if exc.errno == errno.ENOENT else f"cannot be read: {exc.strerror}"

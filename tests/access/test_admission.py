@@ -60,6 +60,32 @@ def test_a_foreign_page_uses_up_nothing_of_an_address() -> None:
     assert admission.admit(RequestHead([BEARER]), NOW, PEER).user_id == "ada"
 
 
+def fetched(site: bytes, dest: bytes) -> list[tuple[bytes, bytes]]:
+    return [(b"sec-fetch-site", site), (b"sec-fetch-mode", b"no-cors"), (b"sec-fetch-dest", dest)]
+
+
+@pytest.mark.parametrize("site", [b"cross-site", b"same-site"])
+@pytest.mark.parametrize("dest", [b"image", b"iframe", b"empty"])
+def test_nor_does_what_it_embeds(site: bytes, dest: bytes) -> None:
+    """An image or frame of a foreign page, for which browsers send no Origin, is refused before it counts."""
+    admission = make_admission(connects=1, failed=1)
+    for _ in range(20):
+        assert refusal(admission, RequestHead(fetched(site, dest), {"ticket": "x"}))[0] == 403
+    assert admission.admit(RequestHead([BEARER]), NOW, PEER).user_id == "ada"
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [fetched(b"same-origin", b"empty"), fetched(b"none", b"document"), fetched(b"cross-site", b"document")],
+    ids=["own page", "typed", "link"],
+)
+def test_what_a_person_opens_is_no_foreign_page(headers: list[tuple[bytes, bytes]]) -> None:
+    """Our own pages, an address that was typed, and a link that was followed get in; so does an allowed origin."""
+    admission = make_admission()
+    assert admission.admit(RequestHead([*headers, BEARER]), NOW, PEER).user_id == "ada"
+    assert admission.admit(RequestHead([*fetched(b"cross-site", b"empty"), GOOD_ORIGIN, BEARER]), NOW, PEER)
+
+
 @pytest.mark.parametrize(
     ("headers", "query"),
     [

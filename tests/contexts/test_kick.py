@@ -187,7 +187,13 @@ async def test_the_page_does_what_the_command_does(server: StartServer) -> None:
         body = json.loads(answer.body)
         assert (answer.status, body["type"], body["connections"], body["runs"]) == (200, "ack", 1, 1)
         assert (await ada.receive_close()).code == 4010
-    for body, code in ((b"", "INVALID_JSON"), (b"[]", "INVALID_MESSAGE"), (b"{", "INVALID_JSON")):
+    deep = b'{"user_id":"ada","x":' + b"[" * 400 + b"]" * 400 + b"}"
+    for body, code in (
+        (b"", "INVALID_JSON"),
+        (b"[]", "INVALID_MESSAGE"),
+        (b"{", "INVALID_JSON"),
+        (deep, "INVALID_MESSAGE"),
+    ):
         answer = await http(running, "/ws/kick", method="POST", bearer=operator(), body=body)
         assert (answer.status, json.loads(answer.body)["code"]) == (400, code)
 
@@ -199,6 +205,17 @@ async def test_a_run_that_cannot_be_stopped_is_told(server: StartServer) -> None
         await ada.ask("start_agent", user_request="x", agent="stubborn")
         await ada.until("agent_message")
         assert (await boss.ask("kick", user_id="ada"))["code"] == "CANCEL_TIMEOUT"
+        assert (await ada.receive_close()).code == 4010
+
+
+async def test_the_page_answers_in_its_time(server: StartServer) -> None:
+    """A proof that takes longer than a request may is told as 503; the user was signed out all the same."""
+    running = await server(agents=AGENTS, timing__handshake_s=1.0)
+    async with connect(running) as ada:
+        await ada.ask("start_agent", user_request="x", agent="stubborn")
+        await ada.until("agent_message")
+        answer = await post(running, {"user_id": "ada"}, operator())
+        assert (answer.status, json.loads(answer.body)["code"]) == (503, "UNAVAILABLE")
         assert (await ada.receive_close()).code == 4010
 
 
@@ -307,6 +324,34 @@ async def test_a_program_with_a_rule_of_its_own(server: StartServer) -> None:
         await bob.send_bytes(as_user("bob"))
         answer = await bob.read_answer()
     assert json.loads(answer.body)["code"] == "TOKEN_REVOKED"
+
+
+async def test_a_rule_that_was_thinking_when_its_user_was_kicked(server: StartServer) -> None:
+    """What a program's rule said of somebody who was kicked while it thought gives no ticket."""
+    gate, asked = trio.Event(), trio.Event()
+
+    async def authenticate(head: Head) -> Identity:
+        name = (head.get(b"x-user") or b"").decode()
+        if name == "ada":
+            asked.set()
+            await gate.wait()
+        return Identity(name, frozenset({"chat", "read", "operator"}))
+
+    running = await server(authenticate=authenticate)
+    answers: list[Answer] = []
+
+    async def ask() -> None:
+        answers.append(await http(running, "/ws/ticket", method="POST", headers=[("x-user", "ada")]))
+
+    async with trio.open_nursery() as nursery, raw(running) as boss:
+        await boss.open(upgrade("/ws", headers=[("x-user", "root")]))
+        nursery.start_soon(ask)
+        await asked.wait()
+        await boss.ask("kick", user_id="ada")
+        gate.set()
+    await ask()  # from now on it is the rule's business
+    codes = [(answer.status, json.loads(answer.body).get("code")) for answer in answers]
+    assert codes == [(401, "TOKEN_REVOKED"), (200, None)]
 
 
 async def test_a_repeat_has_the_first_answer(server: StartServer) -> None:

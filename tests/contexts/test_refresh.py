@@ -15,7 +15,7 @@ from netra_ws.access import mint
 from netra_ws.wire.head import Head
 
 from ..conftest import StartServer
-from ..kit import SECRET, connect, http, operator, raw, token, upgrade
+from ..kit import PING, SECRET, connect, http, operator, raw, token, upgrade
 
 
 class Clock:
@@ -193,3 +193,20 @@ async def test_the_rule_of_a_program_is_asked(server: StartServer) -> None:
         assert (await client.ask("refresh_auth", token="good"))["type"] == "auth_refreshed"
         assert (await client.ask("refresh_auth", token="bad"))["details"] == {"reason": "NO_KEY"}
         assert seen[-1] == (b"Bearer bad", b"a=b")
+
+
+async def test_a_rule_that_errs_ends_nothing(server: StartServer) -> None:
+    """A rule that says nonsense about a new token is an error for this client, and nobody else notices."""
+
+    async def authenticate(head: Head) -> Identity:
+        odd: Any = "tomorrow"
+        good = head.get(b"authorization") == b"Bearer good"
+        return Identity("ada", expires_at=time.time() + 60 if good else odd)
+
+    running = await server(authenticate=authenticate, timing__heartbeat_interval_s=0.5)
+    async with raw(running) as client, raw(running) as other:
+        for each in (client, other):
+            await each.open(upgrade("/ws", bearer="good"))
+        assert (await client.ask("refresh_auth", token="bad"))["code"] == "AUTH_FAILED"
+        assert (await client.receive_frame()).opcode == PING  # so somebody has looked after both since
+        assert (await other.ask("ping"))["type"] == "pong"

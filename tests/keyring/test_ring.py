@@ -26,7 +26,7 @@ class Script:
     """Gives the keys of the moment, or fails, and remembers when it was read."""
 
     names: list[str] = attrs.field(factory=lambda: ["one"])
-    fault: Unread | None = None
+    fault: Exception | None = None
     after_s: float = REFRESH_S
     takes_s: float = 0.0
     times: list[float] = attrs.field(factory=list)
@@ -179,6 +179,23 @@ async def test_an_outage(
         "auth.jwks_url: https://id.example: works again, 1 keys",
     ]
     assert keyring.public.statistics(trio.current_time()).failures == 0
+
+
+async def test_a_failure_that_nobody_expects(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whatever reading raises, as when the system has no thread left, the keys stay and it is tried again."""
+    source = Script()
+    keyring = Keyring((source.source(),))
+    await keyring.load()
+    nursery.start_soon(keyring.run)
+    source.fault = RuntimeError("can't start new thread: marked")
+    await until(lambda: len(source.times) == 3)
+    assert opens(keyring, "one")
+    assert "failed with RuntimeError; the keys of before stay" in caplog.text
+    assert "marked" not in caplog.text
+    source.fault, source.names = None, ["two"]
+    await until(lambda: opens(keyring, "two"))
 
 
 async def test_keys_are_given_up(

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +124,30 @@ async def test_a_file_system_that_hangs(tmp_path: Path, monkeypatch: pytest.Monk
         release.set()
     monkeypatch.setattr(module, "READ_S", 10.0)
     assert (await read())[0] is not None
+
+
+async def test_what_came_too_late_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that changed while the file system was slow is not taken for one that was read."""
+    path = tmp_path / "keys"
+    path.write_bytes(jwks(jwk("ES256", "one")))
+    read = reader(path)
+    await read()
+    path.write_bytes(jwks(jwk("ES256", "another")))
+    usual, go = module.read_key_file, threading.Event()
+
+    def late(*args: Any) -> Any:
+        go.wait(10)
+        return usual(*args)
+
+    monkeypatch.setattr(module, "read_key_file", late)
+    monkeypatch.setattr(module, "READ_S", 0.05)
+    with pytest.raises(Unread, match="no answer"):
+        await read()
+    go.set()
+    monkeypatch.setattr(module, "READ_S", 10.0)
+    keys, _ = await read()
+    assert keys is not None
+    assert [key.kid for key in keys.keys] == ["another"]
 
 
 def test_names_show_no_secret(tmp_path: Path) -> None:

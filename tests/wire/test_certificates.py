@@ -60,6 +60,14 @@ def swap(names: dict[str, Any]) -> None:
     names["server.tls_cert"], names["server.tls_key"] = names["server.tls_key"], names["server.tls_cert"]
 
 
+def pipe(name: str) -> Callable[[dict[str, Any]], object]:
+    def put(names: dict[str, Any]) -> None:
+        Path(names[name]).unlink()
+        os.mkfifo(names[name])
+
+    return put
+
+
 def chain_in_part(names: dict[str, Any]) -> None:
     path = Path(names["server.tls_cert"])
     path.write_bytes(path.read_bytes()[:300])
@@ -74,6 +82,8 @@ BROKEN: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "no chain": (lambda names: Path(names["server.tls_cert"]).unlink(), r"server.tls_cert: \S+ does not exist"),
     "no key": (lambda names: Path(names["server.tls_key"]).unlink(), r"server.tls_key: \S+ does not exist"),
     "a folder": (lambda names: names.update({"server.tls_key": "/tmp"}), "server.tls_key: /tmp cannot be read: Is a"),
+    "a pipe for a chain": (pipe("server.tls_cert"), r"server.tls_cert: \S+ is not a file"),
+    "a pipe for a key": (pipe("server.tls_key"), r"server.tls_key: \S+ is not a file"),
     "swapped": (swap, r"server.tls_cert: \S+ is not a PEM file of certificates"),
     "half a chain": (chain_in_part, r"server.tls_cert: \S+ is not a PEM file of certificates"),
     "half a key": (key_in_part, r"server.tls_cert, tls_key: \S+ and \S+ cannot be used"),

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import _ssl
 import asyncio
+import ctypes
 import errno
 import json
 import logging
 import random
 import ssl
+import sys
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -682,3 +686,43 @@ async def test_a_cancelled_reading_loses_nothing(pair: Callable[..., Any]) -> No
         await client.transport_stream.aclose()
         assert await tls.receive_some() == b""
     await tls.aclose()
+
+
+def new_keys(client: ssl.SSLObject, outgoing: ssl.MemoryBIO, times: int) -> bytes:
+    """Return the records in which a client asks for new keys, so often; Python has no word for that."""
+    library = ctypes.CDLL(_ssl.__file__)
+    if sys.version_info[:2] not in ((3, 11), (3, 12)) or not hasattr(library, "SSL_key_update"):
+        pytest.skip("the inside of this Python's ssl is not known")
+    inside: Any = client
+    session = ctypes.c_void_p.from_address(id(inside._sslobj) + 3 * ctypes.sizeof(ctypes.c_void_p))
+    for _ in range(times):
+        assert library.SSL_key_update(session, 1) == 1
+        assert library.SSL_do_handshake(session) == 1
+    return outgoing.read()
+
+
+@pytest.mark.parametrize(("times", "served"), [(100, True), (1000, False)])
+async def test_new_keys_have_an_end(server: StartServer, authority: Authority, times: int, served: bool) -> None:
+    """A client may change its keys more often than any does; one that does nothing else is cut off."""
+    running = await server(None, **authority.issue())
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    client = authority.trusting().wrap_bio(incoming, outgoing, server_hostname="localhost")
+    async with raw(running) as plain:
+        with trio.fail_after(8):
+            while True:
+                try:
+                    client.do_handshake()
+                    break
+                except ssl.SSLWantReadError:
+                    await plain.send_bytes(outgoing.read())
+                    incoming.write(await plain.stream.receive_some(65536))
+            asked = outgoing.read() + new_keys(client, outgoing, times)
+            client.write(request("/health"))
+            answer = b""
+            with suppress(trio.BrokenResourceError):
+                await plain.send_bytes(asked + outgoing.read())
+                while piece := await plain.stream.receive_some(65536):
+                    incoming.write(piece)
+                    with suppress(ssl.SSLWantReadError, ssl.SSLZeroReturnError):
+                        answer += client.read(65536)
+    assert answer.startswith(b"HTTP/1.1 200") is served
