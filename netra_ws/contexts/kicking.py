@@ -107,8 +107,12 @@ class Kick:
         return max(known) if known and len(known) == len(expiries) else None
 
     def _stop(self, context: Kickable, run: Run) -> None:
-        if run.state in (RunState.QUEUED, RunState.RUNNING):
-            self._runs[run.run_id] = run
+        if run.settled.is_set():
+            return
+        self._runs[run.run_id] = run
+        if run.state is RunState.STOPPING:
+            run.steered()  # whoever stopped it before may have left a follow-up to what nobody reads
+        else:
             context.stop(run, "admin")
 
     async def proof(self, patience_s: float) -> Kicked:
@@ -142,14 +146,19 @@ class Kick:
         return Kicked(len(self._connections), len(self._runs))
 
     async def _ended(self) -> None:
-        trouble: ClientError | None = None
-        for run in self._runs.values():
+        troubles: list[ClientError] = []
+
+        async def wait(run: Run) -> None:
             try:
                 await proof_of_end(run)
             except ClientError as error:
-                trouble = trouble or error
-        if trouble is not None:
-            raise trouble
+                troubles.append(error)
+
+        async with trio.open_nursery() as nursery:  # together: with the store away each of them takes its time
+            for run in self._runs.values():
+                nursery.start_soon(wait, run)
+        if troubles:
+            raise troubles[0]
 
 
 def row_of(revocation: Revocation) -> PutRevocation:

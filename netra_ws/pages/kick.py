@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import attrs
 import orjson
+import trio
 
 from netra_ws.contexts.kicking import Whom
 from netra_ws.errors import ClientError, Refused
@@ -15,6 +16,8 @@ from .sources import Sources
 
 #: HTTP status of what may be wrong with a kick that was understood.
 _STATUS = {"QUOTA_EXCEEDED": 507, "CANCEL_TIMEOUT": 504, "UNAVAILABLE": 503}
+#: How much of the time that a request has left may go by before it is answered without the proof.
+_PROOF_SHARE = 0.75
 
 
 @attrs.frozen
@@ -28,15 +31,19 @@ class KickPage:
 
         Raises:
             Refused: 400 for a body that is no kick; 401, 403 or 429 for who asks; 503, 504 or 507 where something
-                of it could not be done.
+                of it could not be done, or could not be proven while a request may last.
         """
         await self.sources.operator(head)
         kick = _read(body)
         proof = self.sources.registry.kick(Whom(kick.user_id, kick.jti, kick.reason))
+        kicked = None
         try:
-            kicked = await proof()
+            with trio.move_on_after(_PROOF_SHARE * (trio.current_effective_deadline() - trio.current_time())):
+                kicked = await proof()
         except ClientError as error:
             raise Refused(_STATUS.get(error.code, 500), error.code, error.text) from None
+        if kicked is None:
+            raise Refused(503, "UNAVAILABLE", "It was begun, but the proof takes longer than a request may.")
         fields = {"type": "ack", **attrs.asdict(kicked), "timestamp": self.sources.clock()}
         return json_reply(200, fields, (("Cache-Control", "no-store"),))
 
@@ -51,5 +58,6 @@ def _read(body: bytes) -> Kick:
     incoming = read_command(orjson.dumps({**fields, "type": "kick"}).decode())
     if incoming.error is not None:
         raise Refused(400, incoming.error.code, incoming.error.text)
-    assert isinstance(incoming.command, Kick)
+    if not isinstance(incoming.command, Kick):  # JSON-RPC names its method itself
+        raise Refused(400, "INVALID_MESSAGE", "The body is no kick.")
     return incoming.command

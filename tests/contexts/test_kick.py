@@ -41,7 +41,14 @@ async def stubborn(run: Run) -> str:
     return "late"
 
 
-AGENTS = {"endless": endless, "stubborn": stubborn}
+async def slow(run: Run) -> str:
+    await run.say("going on")
+    with trio.CancelScope(shield=True):
+        await trio.sleep(0.3)
+    return "late"
+
+
+AGENTS = {"endless": endless, "stubborn": stubborn, "slow": slow}
 
 
 async def refused(server: Any, bearer: str) -> Answer:
@@ -187,7 +194,13 @@ async def test_the_page_does_what_the_command_does(server: StartServer) -> None:
         body = json.loads(answer.body)
         assert (answer.status, body["type"], body["connections"], body["runs"]) == (200, "ack", 1, 1)
         assert (await ada.receive_close()).code == 4010
-    for body, code in ((b"", "INVALID_JSON"), (b"[]", "INVALID_MESSAGE"), (b"{", "INVALID_JSON")):
+    other = b'{"jsonrpc": "2.0", "method": "ping", "id": 1}'
+    for body, code in (
+        (b"", "INVALID_JSON"),
+        (b"[]", "INVALID_MESSAGE"),
+        (b"{", "INVALID_JSON"),
+        (other, "INVALID_MESSAGE"),
+    ):
         answer = await http(running, "/ws/kick", method="POST", bearer=operator(), body=body)
         assert (answer.status, json.loads(answer.body)["code"]) == (400, code)
 
@@ -200,6 +213,42 @@ async def test_a_run_that_cannot_be_stopped_is_told(server: StartServer) -> None
         await ada.until("agent_message")
         assert (await boss.ask("kick", user_id="ada"))["code"] == "CANCEL_TIMEOUT"
         assert (await ada.receive_close()).code == 4010
+
+
+async def test_what_was_being_stopped_ends_too(server: StartServer) -> None:
+    """A run that is cut short for another is waited for, and what was steered into it starts nothing any more."""
+    running = await server(agents=AGENTS)
+    async with connect(running) as ada, connect(running, "root", bearer=operator()) as boss:
+        await ada.ask("start_agent", user_request="x", agent="slow", thread_id="t", on_disconnect="continue")
+        await ada.until("agent_message")
+        for on_busy in ("steer", "interrupt"):
+            await ada.ask("chat", content="y", agent="endless", thread_id="t", on_busy=on_busy)
+        assert (await boss.ask("kick", user_id="ada"))["runs"] == 2
+        assert running.registry.statistics().runs == 0
+
+
+async def test_the_page_answers_in_time(server: StartServer) -> None:
+    """A proof that takes longer than a request may is not waited for: the answer says so, and the kick stands."""
+    running = await server(agents=AGENTS, timing__handshake_s=1)
+    async with connect(running) as ada:
+        await ada.ask("start_agent", user_request="x", agent="stubborn")
+        await ada.until("agent_message")
+        answer = await post(running, {"user_id": "ada"}, operator())
+        assert (answer.status, json.loads(answer.body)["code"]) == (503, "UNAVAILABLE")
+        assert (await ada.receive_close()).code == 4010
+
+
+async def test_many_runs_are_waited_for_together(server: StartServer) -> None:
+    """With the store away an operator waits for all the runs of a user as long as for one of them."""
+    store = FaultyStore()
+    running = await server(agents=AGENTS, store=store, timing__finalise_s=0.5, limits__max_runs_per_user=20)
+    async with connect(running) as ada, connect(running, "root", bearer=operator()) as boss:
+        for number in range(20):
+            await ada.ask("start_agent", user_request="x", agent="endless", thread_id=f"t{number}")
+        store.full()
+        with trio.fail_after(5):
+            assert (await boss.ask("kick", user_id="ada"))["code"] == "UNAVAILABLE"
+        store.recover()
 
 
 async def test_a_restart_forgets_nothing(server: StartServer, store_url: str) -> None:
