@@ -152,8 +152,25 @@ class Connection:
     def renew(self, identity: Identity) -> None:
         """Go on under a new identity of the same user; what it may do counts from now on."""
         self.identity = identity
+        if self.reads and not identity.may("read"):
+            self._stop_reading()
         self.reads = identity.may("read")
         self.wire.renewed()
+
+    def _stop_reading(self) -> None:
+        """Pass over what is still to be said; a replay that was under way ends with what was handed out of it."""
+        cursor = self.cursor
+        if self._replaying:
+            cut = ReplayCompleted(
+                epoch=cursor.stream.epoch,
+                from_seq=cursor.origin,
+                to_seq=cursor.seq,
+                count=cursor.sent,
+                complete=False,
+                reason="forbidden",
+            )
+            self.tell(cut)
+        self.jump()
 
     # Filling.
 
@@ -276,7 +293,7 @@ class Connection:
         self._unheard = True
         self._control.clear()
         self._control_bytes = 0
-        self._room.set()
+        self._make_room()
 
     def shut(self, code: CloseCode, reason: str) -> None:
         """Say nothing more and begin to close; answers that wait for no event are still sent."""
@@ -284,7 +301,7 @@ class Connection:
             return
         self.closing = True
         self._held.clear()
-        self._room.set()
+        self._make_room()
         self.wire.close(code, reason)
 
     def shut_behind(self, code: CloseCode, reason: str) -> None:
