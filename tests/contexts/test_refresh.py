@@ -174,8 +174,12 @@ async def test_a_session_outlives_its_tokens(server: StartServer) -> None:
         assert 3 <= len(made) <= 12
 
 
-async def test_the_rule_of_a_program_is_asked(server: StartServer) -> None:
-    """With ``authenticate`` the new token is shown to the program's own rule, as the head of the client would."""
+async def test_the_rule_of_a_program_is_asked(server: StartServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With ``authenticate`` the new token is shown to the program's own rule, as the head of the client would.
+
+    It has its own time; one that does not answer is UNAVAILABLE, since it says nothing about the token.
+    """
+    monkeypatch.setattr("netra_ws.contexts.dispatch.READ_S", 0.1)
     seen: list[tuple[bytes | None, bytes | None]] = []
 
     async def authenticate(head: Head) -> Identity:
@@ -187,9 +191,12 @@ async def test_the_rule_of_a_program_is_asked(server: StartServer) -> None:
             await trio.sleep_forever()
         raise Refused(401, "NO_KEY", "No key.")
 
-    running = await server(authenticate=authenticate)
+    running = await server(authenticate=authenticate, timing__handshake_s=1)
     async with raw(running) as client:
         await client.open(upgrade("/ws", bearer="good", headers=[("cookie", "a=b")]))
         assert (await client.ask("refresh_auth", token="good"))["type"] == "auth_refreshed"
         assert (await client.ask("refresh_auth", token="bad"))["details"] == {"reason": "NO_KEY"}
         assert seen[-1] == (b"Bearer bad", b"a=b")
+        answer = await client.ask("refresh_auth", token="slow")
+        assert (answer["code"], answer["retryable"]) == ("UNAVAILABLE", True)
+        assert "store" not in answer["error"]
