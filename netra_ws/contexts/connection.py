@@ -262,7 +262,7 @@ class Connection:
             await self.wait_for_room()
 
     async def next_command(self) -> Incoming | None:
-        """Take the next command out of the inbox; None when the client will say no more."""
+        """Take the next command out of the inbox; None when the client will say no more, or is not heard any more."""
         try:
             incoming, size = await self.inbox.receive()
         except trio.EndOfChannel:
@@ -274,6 +274,8 @@ class Connection:
         if self._crowded:
             # What is not read need not be made: an answer may be a page of megabytes.
             await self.wait_for_room()
+        if self.closing:  # while it was handed over; who closes us must know what is still carried out
+            return None
         self.busy = True
         return incoming
 

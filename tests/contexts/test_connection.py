@@ -573,3 +573,21 @@ async def test_a_replay_that_may_not_go_on_is_not_complete() -> None:
     seat.stream.append(said())
     await seat.sink.commit()
     assert briefly(await seat.read()) == [5]
+
+
+async def test_what_is_handed_over_while_it_closes_is_not_carried_out() -> None:
+    """A command that was received and not begun when its connection was closed is dropped like those behind it."""
+    connection = (await take_seat()).connection
+    taken: list[Incoming | None] = []
+
+    async def take() -> None:
+        taken.append(await connection.next_command())
+
+    with trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(take)
+            await wait_all_tasks_blocked()
+            connection.inbox_in.send_nowait((Incoming(), 1))
+            connection.shut(CloseCode.SIGNED_OUT, "bye")
+    assert taken == [None]
+    assert not connection.busy
