@@ -332,13 +332,18 @@ class Registry:
         kept = None if revocation is None else self.recorder.keep(row_of(revocation))
         patience_s = self.policy.run.finalise_s + KICK_S
         keep_until = trio.current_time() + patience_s
+        assert self._nursery is not None
+        contextvars.Context().run(self._nursery.start_soon, kick.look_again, patience_s)
 
         async def proof() -> Kicked:
-            if kept is None:
-                raise ClientError("QUOTA_EXCEEDED", "too many revocations count; the tokens stay good")
-            kicked = await kick.proof(patience_s)
-            with trio.move_on_at(keep_until):
-                await kept.wait()
+            try:
+                if kept is None:
+                    raise ClientError("QUOTA_EXCEEDED", "too many revocations count; the tokens stay good")
+                kicked = await kick.proof()
+                with trio.move_on_at(keep_until):
+                    await kept.wait()
+            finally:
+                kick.sign_out_last()
             if not kept.is_set():
                 text = "done, but the store does not answer: a restart might forget it"
                 raise ClientError("UNAVAILABLE", text, retryable=True, details=attrs.asdict(kicked))

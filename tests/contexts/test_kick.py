@@ -141,14 +141,19 @@ async def test_runs_without_a_socket_end_too(server: StartServer) -> None:
         assert (await boss.ask("kick", jti="nothing"))["connections"] == 0
 
 
-async def test_operators_can_sign_themselves_out(server: StartServer) -> None:
-    """Who kicks their own user hears the answer, then 4010."""
-    running = await server()
+@pytest.mark.parametrize("away", [False, True], ids=["well", "store away"])
+async def test_operators_can_sign_themselves_out(server: StartServer, away: bool) -> None:
+    """Who kicks their own user hears the answer, then 4010; also when the answer has waited for the store in vain."""
+    store = FaultyStore()
+    running = await server(store=store, timing__finalise_s=0.2)
     async with connect(running, "root", bearer=operator()) as boss, connect(running, "root") as tab:
+        if away:
+            store.full()
         answer = await boss.ask("kick", user_id="root")
-        assert (answer["type"], answer["connections"]) == ("ack", 2)
+        assert (answer["type"], (answer.get("details") or answer)["connections"]) == ("error" if away else "ack", 2)
         assert (await boss.receive_close()).code == 4010
         assert (await tab.receive_close()).code == 4010
+    store.recover()
 
 
 @pytest.mark.parametrize(
@@ -312,6 +317,33 @@ async def test_a_start_under_way_is_cancelled_too(server: StartServer) -> None:
         gate.set()
         await boss.until("ack", reply_to="k")
         assert running.registry.statistics().runs == 0
+
+
+async def test_nobody_has_to_wait_for_a_kick(server: StartServer) -> None:
+    """A start under way is cancelled also when the operator is gone before it could be answered."""
+    gate, asked = trio.Event(), trio.Event()
+
+    class SlowStore(FaultyStore):
+        async def thread(self, user_id: str, thread_id: str) -> Any:
+            asked.set()
+            await gate.wait()
+            return await super().thread(user_id, thread_id)
+
+    running = await server(store=SlowStore(), agents=AGENTS)
+    async with connect(running) as ada:
+        await ada.send("start_agent", user_request="x", agent="endless", thread_id="t", on_disconnect="continue")
+        await asked.wait()
+        async with connect(running, "root", bearer=operator()) as boss:
+            await boss.send("kick", user_id="ada")
+            await boss.send("disconnect")
+            await boss.receive_close()
+        with trio.fail_after(5):
+            while running.registry.statistics().users > 1:
+                await trio.sleep(0.01)
+            gate.set()
+            while running.registry.statistics().users:
+                await trio.sleep(0.01)
+        assert running.registry.runs.ended == {("endless", "cancelled", "admin"): 1}
 
 
 async def test_while_the_store_is_away(server: StartServer) -> None:
