@@ -264,6 +264,9 @@ async def _refresh_auth(asked: Asked, command: said.RefreshAuth) -> Answer:
         identity = await connection.wire.identify(command.token)
     except Refused as refused:
         details = {"reason": refused.code}
+        if refused.status == 429:
+            wait_s = refused.retry_after_s
+            raise ClientError("RATE_LIMITED", refused.text, retryable=True, retry_after_s=wait_s) from None
         if refused.status >= 500:  # a program's own rule that fails says nothing about the token
             raise ClientError("UNAVAILABLE", refused.text, retryable=True, details=details) from None
         raise ClientError("AUTH_FAILED", refused.text, details=details) from None

@@ -118,11 +118,15 @@ async def test_a_bad_token_changes_nothing(server: StartServer, bearer: Any, rea
 
 
 async def test_failed_refreshes_are_counted(server: StartServer) -> None:
-    """Tokens are not guessed over an open socket: each failure counts for the address, as one at the door does."""
+    """Tokens are not guessed over an open socket: the failures of an address count there as at the door."""
     running = await server(limits__failed_connects_per_minute_per_address=3)
     async with connect(running) as client:
         for _ in range(3):
-            await client.ask("refresh_auth", token="a.b.c")
+            assert (await client.ask("refresh_auth", token="a.b.c"))["code"] == "AUTH_FAILED"
+        answer = await client.ask("refresh_auth", token=token())
+        assert (answer["code"], answer["retryable"]) == ("RATE_LIMITED", True)
+        assert answer["retry_after_s"] > 0
+        assert (await client.ask("list_threads"))["type"] == "thread_list"
     assert (await http(running, "/ws/stats", bearer=operator())).status == 429
 
 
