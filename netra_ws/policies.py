@@ -245,6 +245,7 @@ def make_renew(
     async def renew(head: Head, token: str) -> Identity:
         if not _TOKEN.fullmatch(token):  # else the next carrier would be looked at: that of the old token
             raise Refused(401, "TOKEN_INVALID", "The token is not valid: it has characters that no token has.")
+        admission.addresses.check_failures(head.peer, clock())  # nobody guesses here what they may not at the door
         others = [(name, value) for name, value in head.headers if name != b"authorization"]
         head = attrs.evolve(head, headers=[(b"authorization", b"Bearer " + token.encode()), *others], query={})
         if authenticate is None:

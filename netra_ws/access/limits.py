@@ -109,9 +109,18 @@ class AddressTable:
         Raises:
             Refused: 429 ``RATE_LIMITED`` with ``retry_after_s``; such an attempt is not counted.
         """
-        seen = self._find(address)
-        self._refuse_for(seen.failures.wait_s(now), "failed_connects", "Too many failed attempts from this address.")
-        self._refuse_for(seen.connects.take(now), "connects", "Too many connection attempts from this address.")
+        self.check_failures(address, now)
+        connects = self._find(address).connects
+        self._refuse_for(connects.take(now), "connects", "Too many connection attempts from this address.")
+
+    def check_failures(self, address: str, now: float) -> None:
+        """Let an address pass that may try once more, as a client does that is connected already; counts nothing.
+
+        Raises:
+            Refused: 429 ``RATE_LIMITED`` with ``retry_after_s``.
+        """
+        wait_s = self._find(address).failures.wait_s(now)
+        self._refuse_for(wait_s, "failed_connects", "Too many failed attempts from this address.")
 
     def failed(self, address: str, now: float) -> None:
         """Count a failed attempt."""

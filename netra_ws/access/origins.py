@@ -167,16 +167,6 @@ class OriginPolicy:
     required: bool = False
     environment: str = "production"
 
-    def decide(self, origin_headers: Sequence[bytes], host_header: bytes | None) -> None:
-        """Let the client pass.
-
-        Raises:
-            Refused: 403 ``ORIGIN_REFUSED``.
-        """
-        fault = self.fault(origin_headers, host_header)
-        if fault is not None:
-            raise fault.refusal()
-
     def fault(self, origin_headers: Sequence[bytes], host_header: bytes | None) -> OriginFault | None:
         """Return what is wrong with the Origin headers of a request; None when nothing is."""
         if not origin_headers:

@@ -263,7 +263,13 @@ async def _refresh_auth(asked: Asked, command: said.RefreshAuth) -> Answer:
     try:
         identity = await connection.wire.identify(command.token)
     except Refused as refused:
-        raise ClientError("AUTH_FAILED", refused.text, details={"reason": refused.code}) from None
+        details = {"reason": refused.code}
+        if refused.status == 429:
+            wait_s = refused.retry_after_s
+            raise ClientError("RATE_LIMITED", refused.text, retryable=True, retry_after_s=wait_s) from None
+        if refused.status >= 500:  # a program's own rule that fails says nothing about the token
+            raise ClientError("UNAVAILABLE", refused.text, retryable=True, details=details) from None
+        raise ClientError("AUTH_FAILED", refused.text, details=details) from None
     if identity.user_id != asked.context.user_id:
         details = {"reason": "OTHER_USER"}
         raise ClientError("AUTH_FAILED", "the token is another user's; connect anew with it", details=details)
@@ -325,8 +331,8 @@ NEEDS: Mapping[type[said.Command], str] = {
     said.Kick: "operator",
 }
 
-#: What the store is not asked for, so that no deadline has to be set for it.
-READS_NOTHING = frozenset({said.Ping, said.Heartbeat, said.Connect, said.Disconnect, said.Resume})
+#: What the store is not asked for, so that no deadline has to be set for it; a program's own rule has its own.
+READS_NOTHING = frozenset({said.Ping, said.Heartbeat, said.Connect, said.Disconnect, said.Resume, said.RefreshAuth})
 
 #: What is answered in a task of its own.
 TAKES_TIME = frozenset({said.StopAgent, said.DeleteThread, said.Kick})

@@ -152,8 +152,25 @@ class Connection:
     def renew(self, identity: Identity) -> None:
         """Go on under a new identity of the same user; what it may do counts from now on."""
         self.identity = identity
+        if self.reads and not identity.may("read"):
+            self._stop_reading()
         self.reads = identity.may("read")
         self.wire.renewed()
+
+    def _stop_reading(self) -> None:
+        """Pass over what is still to be said; a replay that was under way ends with what was handed out of it."""
+        cursor = self.cursor
+        if self._replaying:
+            cut = ReplayCompleted(
+                epoch=cursor.stream.epoch,
+                from_seq=cursor.origin,
+                to_seq=cursor.seq,
+                count=cursor.sent,
+                complete=False,
+                reason="forbidden",
+            )
+            self.tell(cut)
+        self.jump()
 
     # Filling.
 
@@ -245,7 +262,7 @@ class Connection:
             await self.wait_for_room()
 
     async def next_command(self) -> Incoming | None:
-        """Take the next command out of the inbox; None when the client will say no more."""
+        """Take the next command out of the inbox; None when the client will say no more, or is not heard any more."""
         try:
             incoming, size = await self.inbox.receive()
         except trio.EndOfChannel:
@@ -257,6 +274,8 @@ class Connection:
         if self._crowded:
             # What is not read need not be made: an answer may be a page of megabytes.
             await self.wait_for_room()
+        if self.closing:  # while it was handed over; who closes us must know what is still carried out
+            return None
         self.busy = True
         return incoming
 
@@ -276,7 +295,7 @@ class Connection:
         self._unheard = True
         self._control.clear()
         self._control_bytes = 0
-        self._room.set()
+        self._make_room()
 
     def shut(self, code: CloseCode, reason: str) -> None:
         """Say nothing more and begin to close; answers that wait for no event are still sent."""
@@ -284,7 +303,7 @@ class Connection:
             return
         self.closing = True
         self._held.clear()
-        self._room.set()
+        self._make_room()
         self.wire.close(code, reason)
 
     def shut_behind(self, code: CloseCode, reason: str) -> None:

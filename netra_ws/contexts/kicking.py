@@ -74,7 +74,7 @@ def _bounded(reason: str | None) -> str:
 
 @attrs.define(eq=False, repr=False)
 class Kick:
-    """One kick: ``begin`` acts, ``proof`` waits for what came of it.
+    """One kick: ``begin`` acts, ``look_again`` meets what was under way, ``proof`` waits for what came of both.
 
     Attributes:
         by: The connection that says it; of the operator's own user, it is closed behind its answer.
@@ -85,6 +85,7 @@ class Kick:
     _contexts: list[Kickable] = attrs.field(factory=list)
     _connections: list[Connection] = attrs.field(factory=list)
     _runs: dict[str, Run] = attrs.field(factory=dict)
+    _looked: trio.Event = attrs.field(factory=trio.Event)
 
     def begin(self, contexts: Iterable[Kickable]) -> float | None:
         """Close and cancel, without waiting; return when the last token met expires, None when no one knows."""
@@ -107,49 +108,69 @@ class Kick:
         return max(known) if known and len(known) == len(expiries) else None
 
     def _stop(self, context: Kickable, run: Run) -> None:
-        if run.state in (RunState.QUEUED, RunState.RUNNING):
-            self._runs[run.run_id] = run
+        if run.settled.is_set():
+            return
+        self._runs[run.run_id] = run
+        if run.state is RunState.STOPPING:
+            run.steered()  # whoever stopped it before may have left a follow-up to what nobody reads
+        else:
             context.stop(run, "admin")
 
-    async def proof(self, patience_s: float) -> Kicked:
+    async def look_again(self, patience_s: float) -> None:
+        """Wait for the commands that are being carried out, and cancel what they have started.
+
+        A task of its own: whoever kicks may be gone before that.
+
+        Args:
+            patience_s: Seconds for these commands.
+        """
+        try:
+            with trio.move_on_after(patience_s):
+                for connection in self._connections:
+                    if connection is not self.by:
+                        await connection.turn_over()
+            # A start that was under way when the kick came has its run by now; nobody can start another one.
+            identities = {id(connection.identity) for connection in self._connections}
+            for context in self._contexts:
+                for run in list(context.runs.values()):
+                    if id(run.identity) in identities:
+                        self._stop(context, run)
+        finally:
+            self._looked.set()
+
+    async def proof(self) -> Kicked:
         """Wait until nothing goes on in the name of those who were kicked.
 
         Their sockets may still be closing: a client that says nothing has its seconds for that.
-
-        Args:
-            patience_s: Seconds for the commands that are being carried out.
 
         Raises:
             ClientError: ``CANCEL_TIMEOUT`` when a run could not be stopped, ``UNAVAILABLE`` when the store has not
                 taken the end of one. Everything else was ended all the same.
         """
-        with trio.move_on_after(patience_s):
-            for connection in self._connections:
-                if connection is not self.by:
-                    await connection.turn_over()
-        # A start that was under way when the kick came has its run by now; nobody can start another one.
-        identities = {id(connection.identity) for connection in self._connections}
-        for context in self._contexts:
-            for run in list(context.runs.values()):
-                if id(run.identity) in identities:
-                    self._stop(context, run)
-        try:
-            await self._ended()
-        finally:
-            if self.by in self._connections:
-                self.by.explicit = True
-                self.by.shut_behind(CloseCode.SIGNED_OUT, _bounded(self.whom.reason))
+        await self._looked.wait()
+        await self._ended()
         return Kicked(len(self._connections), len(self._runs))
 
+    def sign_out_last(self) -> None:
+        """Close the connection that kicked its own user; it is answered before the next checkpoint."""
+        if self.by in self._connections:
+            self.by.explicit = True
+            self.by.shut_behind(CloseCode.SIGNED_OUT, _bounded(self.whom.reason))
+
     async def _ended(self) -> None:
-        trouble: ClientError | None = None
-        for run in self._runs.values():
+        troubles: list[ClientError] = []
+
+        async def wait(run: Run) -> None:
             try:
                 await proof_of_end(run)
             except ClientError as error:
-                trouble = trouble or error
-        if trouble is not None:
-            raise trouble
+                troubles.append(error)
+
+        async with trio.open_nursery() as nursery:  # together: with the store away each of them takes its time
+            for run in self._runs.values():
+                nursery.start_soon(wait, run)
+        if troubles:
+            raise troubles[0]
 
 
 def row_of(revocation: Revocation) -> PutRevocation:

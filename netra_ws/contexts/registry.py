@@ -329,15 +329,22 @@ class Registry:
         last_expiry = kick.begin(self)
         now = self.streams.clock()
         revocation = self.revocations.revoke(now, whom.user_id, whom.token_id, last_expiry)
+        kept = None if revocation is None else self.recorder.keep(row_of(revocation))
         patience_s = self.policy.run.finalise_s + KICK_S
+        keep_until = trio.current_time() + patience_s
+        assert self._nursery is not None
+        contextvars.Context().run(self._nursery.start_soon, kick.look_again, patience_s)
 
         async def proof() -> Kicked:
-            if revocation is None:
-                raise ClientError("QUOTA_EXCEEDED", "too many revocations count; the tokens stay good")
-            with trio.move_on_after(patience_s) as scope:
-                await self.recorder.keep(row_of(revocation))
-            kicked = await kick.proof(patience_s)
-            if scope.cancelled_caught:
+            try:
+                if kept is None:
+                    raise ClientError("QUOTA_EXCEEDED", "too many revocations count; the tokens stay good")
+                kicked = await kick.proof()
+                with trio.move_on_at(keep_until):
+                    await kept.wait()
+            finally:
+                kick.sign_out_last()
+            if not kept.is_set():
                 text = "done, but the store does not answer: a restart might forget it"
                 raise ClientError("UNAVAILABLE", text, retryable=True, details=attrs.asdict(kicked))
             return kicked

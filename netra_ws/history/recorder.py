@@ -90,14 +90,11 @@ class Recorder:
     def __repr__(self) -> str:
         return f"<Recorder {len(self._steps)} steps wait{', failing' if self._failing else ''}>"
 
-    async def keep(self, *rows: PutRevocation) -> None:
-        """Have rows committed that belong to no stream, and wait until they are.
-
-        *Cancellation:* they are committed all the same.
-        """
+    def keep(self, *rows: PutRevocation) -> trio.Event:
+        """Have rows committed that belong to no stream; never waits. What is returned is set when they are."""
         waiting = _Rows(list(rows))
         self.submit(waiting)
-        await waiting.kept.wait()
+        return waiting.kept
 
     def submit(self, step: Step | _Rows) -> None:
         """Take a step; never waits. It is committed after all that came before."""

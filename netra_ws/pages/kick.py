@@ -14,10 +14,10 @@ from netra_ws.wire.head import Head, Reply, json_reply
 
 from .sources import Sources
 
-#: Of ``timing.handshake_s``, what is kept for telling that the proof takes longer.
-SPARE_SHARE = 0.1
 #: HTTP status of what may be wrong with a kick that was understood.
 _STATUS = {"QUOTA_EXCEEDED": 507, "CANCEL_TIMEOUT": 504, "UNAVAILABLE": 503}
+#: How much of the time that a request has left may go by before it is answered without the proof.
+_PROOF_SHARE = 0.75
 
 
 @attrs.frozen
@@ -31,20 +31,19 @@ class KickPage:
 
         Raises:
             Refused: 400 for a body that is no kick; 401, 403 or 429 for who asks; 503, 504 or 507 where something
-                of it could not be done.
+                of it could not be done, or could not be proven while a request may last.
         """
         await self.sources.operator(head)
         kick = _read(body)
         proof = self.sources.registry.kick(Whom(kick.user_id, kick.jti, kick.reason))
-        # An answer behind the deadline of the request would reach nobody.
-        spare_s = SPARE_SHARE * self.sources.door.handshake_s
-        with trio.move_on_at(trio.current_effective_deadline() - spare_s) as scope:
-            try:
+        kicked = None
+        try:
+            with trio.move_on_after(_PROOF_SHARE * (trio.current_effective_deadline() - trio.current_time())):
                 kicked = await proof()
-            except ClientError as error:
-                raise Refused(_STATUS.get(error.code, 500), error.code, error.text) from None
-        if scope.cancelled_caught:
-            raise Refused(503, "UNAVAILABLE", "Signed out; runs have not ended yet, or the store does not answer.")
+        except ClientError as error:
+            raise Refused(_STATUS.get(error.code, 500), error.code, error.text) from None
+        if kicked is None:
+            raise Refused(503, "UNAVAILABLE", "It was begun, but the proof takes longer than a request may.")
         fields = {"type": "ack", **attrs.asdict(kicked), "timestamp": self.sources.clock()}
         return json_reply(200, fields, (("Cache-Control", "no-store"),))
 
@@ -63,5 +62,6 @@ def _read(body: bytes) -> Kick:
     incoming = read_command(text)
     if incoming.error is not None:
         raise Refused(400, incoming.error.code, incoming.error.text)
-    assert isinstance(incoming.command, Kick)
+    if not isinstance(incoming.command, Kick):  # JSON-RPC names its method itself
+        raise Refused(400, "INVALID_MESSAGE", "The body is no kick.")
     return incoming.command

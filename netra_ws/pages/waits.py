@@ -204,7 +204,11 @@ WAITS: tuple[Wait, ...] = (
     ),
     Wait(
         what="the command that is being carried out for somebody who is kicked; a revocation to be kept",
-        where=("contexts/connection.py Connection.turn_over", "history/recorder.py Recorder.keep"),
+        where=(
+            "contexts/connection.py Connection.turn_over",
+            "contexts/kicking.py Kick.proof",
+            "contexts/registry.py Registry.kick.proof",
+        ),
         within_s=lambda s: s.registry.policy.run.finalise_s + registry.KICK_S,
         ends="the command's end, the commit; or the bound, and the answer says which of it is open",
         shown='commands_total{type="kick"}',

@@ -10,6 +10,7 @@ import pytest
 import trio
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from trio.testing import wait_all_tasks_blocked
 
 from netra_ws.contexts.connection import CONTROL_HIGH, CONTROL_MAX, INBOX, Connection
 from netra_ws.errors import StoreError, Trimmed
@@ -38,6 +39,9 @@ class PaperWire:
 
     def close(self, code: CloseCode, reason: str) -> None:
         self.closed.append((code, reason))
+
+    def renewed(self) -> None:
+        pass
 
 
 @attrs.define
@@ -531,3 +535,59 @@ async def test_the_inbox_is_bounded_in_bytes() -> None:
     assert read == 10
     connection.inbox_in.close()
     assert await connection.next_command() is None
+
+
+# Losing things.
+
+
+async def test_whoever_waits_for_a_turn_sleeps() -> None:
+    """Waiting for the command of a connection that is closing costs no time of the process, and ends with it."""
+    seat = await take_seat()
+    connection = seat.connection
+    await connection.put(Incoming(), 1)
+    await connection.next_command()
+    connection.shut(CloseCode.SIGNED_OUT, "bye")
+    connection.hang_up()
+    with trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(connection.turn_over)
+            await wait_all_tasks_blocked()
+            connection.end_turn()
+
+
+async def test_a_replay_that_may_not_go_on_is_not_complete() -> None:
+    """Whoever loses ``read`` in a replay hears how far it came, and nothing that says it was all."""
+    seat = await take_seat()
+    for _ in range(4):
+        seat.stream.append(said())
+    await seat.sink.commit()
+    seat.connection.replay(1)
+    await seat.slice(1)
+    seat.connection.renew(Identity(ALICE, frozenset({"chat"})))
+    fields = await seat.read()
+    assert briefly(fields) == ["replay_completed"]
+    end = fields[0]
+    assert (end["from_seq"], end["to_seq"], end["count"]) == (1, 2, 1)
+    assert (end["complete"], end["reason"]) == (False, "forbidden")
+    seat.connection.renew(Identity(ALICE))
+    seat.stream.append(said())
+    await seat.sink.commit()
+    assert briefly(await seat.read()) == [5]
+
+
+async def test_what_is_handed_over_while_it_closes_is_not_carried_out() -> None:
+    """A command that was received and not begun when its connection was closed is dropped like those behind it."""
+    connection = (await take_seat()).connection
+    taken: list[Incoming | None] = []
+
+    async def take() -> None:
+        taken.append(await connection.next_command())
+
+    with trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(take)
+            await wait_all_tasks_blocked()
+            connection.inbox_in.send_nowait((Incoming(), 1))
+            connection.shut(CloseCode.SIGNED_OUT, "bye")
+    assert taken == [None]
+    assert not connection.busy

@@ -41,7 +41,14 @@ async def stubborn(run: Run) -> str:
     return "late"
 
 
-AGENTS = {"endless": endless, "stubborn": stubborn}
+async def slow(run: Run) -> str:
+    await run.say("going on")
+    with trio.CancelScope(shield=True):
+        await trio.sleep(0.3)
+    return "late"
+
+
+AGENTS = {"endless": endless, "stubborn": stubborn, "slow": slow}
 
 
 async def refused(server: Any, bearer: str) -> Answer:
@@ -134,14 +141,19 @@ async def test_runs_without_a_socket_end_too(server: StartServer) -> None:
         assert (await boss.ask("kick", jti="nothing"))["connections"] == 0
 
 
-async def test_operators_can_sign_themselves_out(server: StartServer) -> None:
-    """Who kicks their own user hears the answer, then 4010."""
-    running = await server()
+@pytest.mark.parametrize("away", [False, True], ids=["well", "store away"])
+async def test_operators_can_sign_themselves_out(server: StartServer, away: bool) -> None:
+    """Who kicks their own user hears the answer, then 4010; also when the answer has waited for the store in vain."""
+    store = FaultyStore()
+    running = await server(store=store, timing__finalise_s=0.2)
     async with connect(running, "root", bearer=operator()) as boss, connect(running, "root") as tab:
+        if away:
+            store.full()
         answer = await boss.ask("kick", user_id="root")
-        assert (answer["type"], answer["connections"]) == ("ack", 2)
+        assert (answer["type"], (answer.get("details") or answer)["connections"]) == ("error" if away else "ack", 2)
         assert (await boss.receive_close()).code == 4010
         assert (await tab.receive_close()).code == 4010
+    store.recover()
 
 
 @pytest.mark.parametrize(
@@ -188,11 +200,13 @@ async def test_the_page_does_what_the_command_does(server: StartServer) -> None:
         assert (answer.status, body["type"], body["connections"], body["runs"]) == (200, "ack", 1, 1)
         assert (await ada.receive_close()).code == 4010
     deep = b'{"user_id":"ada","x":' + b"[" * 400 + b"]" * 400 + b"}"
+    other = b'{"jsonrpc": "2.0", "method": "ping", "id": 1}'
     for body, code in (
         (b"", "INVALID_JSON"),
         (b"[]", "INVALID_MESSAGE"),
         (b"{", "INVALID_JSON"),
         (deep, "INVALID_MESSAGE"),
+        (other, "INVALID_MESSAGE"),
     ):
         answer = await http(running, "/ws/kick", method="POST", bearer=operator(), body=body)
         assert (answer.status, json.loads(answer.body)["code"]) == (400, code)
@@ -208,15 +222,40 @@ async def test_a_run_that_cannot_be_stopped_is_told(server: StartServer) -> None
         assert (await ada.receive_close()).code == 4010
 
 
-async def test_the_page_answers_in_its_time(server: StartServer) -> None:
-    """A proof that takes longer than a request may is told as 503; the user was signed out all the same."""
-    running = await server(agents=AGENTS, timing__handshake_s=1.0)
+async def test_what_was_being_stopped_ends_too(server: StartServer) -> None:
+    """A run that is cut short for another is waited for, and what was steered into it starts nothing any more."""
+    running = await server(agents=AGENTS)
+    async with connect(running) as ada, connect(running, "root", bearer=operator()) as boss:
+        await ada.ask("start_agent", user_request="x", agent="slow", thread_id="t", on_disconnect="continue")
+        await ada.until("agent_message")
+        for on_busy in ("steer", "interrupt"):
+            await ada.ask("chat", content="y", agent="endless", thread_id="t", on_busy=on_busy)
+        assert (await boss.ask("kick", user_id="ada"))["runs"] == 2
+        assert running.registry.statistics().runs == 0
+
+
+async def test_the_page_answers_in_time(server: StartServer) -> None:
+    """A proof that takes longer than a request may is not waited for: the answer says so, and the kick stands."""
+    running = await server(agents=AGENTS, timing__handshake_s=1)
     async with connect(running) as ada:
         await ada.ask("start_agent", user_request="x", agent="stubborn")
         await ada.until("agent_message")
         answer = await post(running, {"user_id": "ada"}, operator())
         assert (answer.status, json.loads(answer.body)["code"]) == (503, "UNAVAILABLE")
         assert (await ada.receive_close()).code == 4010
+
+
+async def test_many_runs_are_waited_for_together(server: StartServer) -> None:
+    """With the store away an operator waits for all the runs of a user as long as for one of them."""
+    store = FaultyStore()
+    running = await server(agents=AGENTS, store=store, timing__finalise_s=0.5, limits__max_runs_per_user=20)
+    async with connect(running) as ada, connect(running, "root", bearer=operator()) as boss:
+        for number in range(20):
+            await ada.ask("start_agent", user_request="x", agent="endless", thread_id=f"t{number}")
+        store.full()
+        with trio.fail_after(5):
+            assert (await boss.ask("kick", user_id="ada"))["code"] == "UNAVAILABLE"
+        store.recover()
 
 
 async def test_a_restart_forgets_nothing(server: StartServer, store_url: str) -> None:
@@ -280,6 +319,33 @@ async def test_a_start_under_way_is_cancelled_too(server: StartServer) -> None:
         gate.set()
         await boss.until("ack", reply_to="k")
         assert running.registry.statistics().runs == 0
+
+
+async def test_nobody_has_to_wait_for_a_kick(server: StartServer) -> None:
+    """A start under way is cancelled also when the operator is gone before it could be answered."""
+    gate, asked = trio.Event(), trio.Event()
+
+    class SlowStore(FaultyStore):
+        async def thread(self, user_id: str, thread_id: str) -> Any:
+            asked.set()
+            await gate.wait()
+            return await super().thread(user_id, thread_id)
+
+    running = await server(store=SlowStore(), agents=AGENTS)
+    async with connect(running) as ada:
+        await ada.send("start_agent", user_request="x", agent="endless", thread_id="t", on_disconnect="continue")
+        await asked.wait()
+        async with connect(running, "root", bearer=operator()) as boss:
+            await boss.send("kick", user_id="ada")
+            await boss.send("disconnect")
+            await boss.receive_close()
+        with trio.fail_after(5):
+            while running.registry.statistics().users > 1:
+                await trio.sleep(0.01)
+            gate.set()
+            while running.registry.statistics().users:
+                await trio.sleep(0.01)
+        assert running.registry.runs.ended == {("endless", "cancelled", "admin"): 1}
 
 
 async def test_while_the_store_is_away(server: StartServer) -> None:

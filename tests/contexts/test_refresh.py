@@ -118,11 +118,15 @@ async def test_a_bad_token_changes_nothing(server: StartServer, bearer: Any, rea
 
 
 async def test_failed_refreshes_are_counted(server: StartServer) -> None:
-    """Tokens are not guessed over an open socket: each failure counts for the address, as one at the door does."""
+    """Tokens are not guessed over an open socket: the failures of an address count there as at the door."""
     running = await server(limits__failed_connects_per_minute_per_address=3)
     async with connect(running) as client:
         for _ in range(3):
-            await client.ask("refresh_auth", token="a.b.c")
+            assert (await client.ask("refresh_auth", token="a.b.c"))["code"] == "AUTH_FAILED"
+        answer = await client.ask("refresh_auth", token=token())
+        assert (answer["code"], answer["retryable"]) == ("RATE_LIMITED", True)
+        assert answer["retry_after_s"] > 0
+        assert (await client.ask("list_threads"))["type"] == "thread_list"
     assert (await http(running, "/ws/stats", bearer=operator())).status == 429
 
 
@@ -174,8 +178,12 @@ async def test_a_session_outlives_its_tokens(server: StartServer) -> None:
         assert 3 <= len(made) <= 12
 
 
-async def test_the_rule_of_a_program_is_asked(server: StartServer) -> None:
-    """With ``authenticate`` the new token is shown to the program's own rule, as the head of the client would."""
+async def test_the_rule_of_a_program_is_asked(server: StartServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With ``authenticate`` the new token is shown to the program's own rule, as the head of the client would.
+
+    It has its own time; one that does not answer is UNAVAILABLE, since it says nothing about the token.
+    """
+    monkeypatch.setattr("netra_ws.contexts.dispatch.READ_S", 0.1)
     seen: list[tuple[bytes | None, bytes | None]] = []
 
     async def authenticate(head: Head) -> Identity:
@@ -187,12 +195,15 @@ async def test_the_rule_of_a_program_is_asked(server: StartServer) -> None:
             await trio.sleep_forever()
         raise Refused(401, "NO_KEY", "No key.")
 
-    running = await server(authenticate=authenticate)
+    running = await server(authenticate=authenticate, timing__handshake_s=1)
     async with raw(running) as client:
         await client.open(upgrade("/ws", bearer="good", headers=[("cookie", "a=b")]))
         assert (await client.ask("refresh_auth", token="good"))["type"] == "auth_refreshed"
         assert (await client.ask("refresh_auth", token="bad"))["details"] == {"reason": "NO_KEY"}
         assert seen[-1] == (b"Bearer bad", b"a=b")
+        answer = await client.ask("refresh_auth", token="slow")
+        assert (answer["code"], answer["retryable"]) == ("UNAVAILABLE", True)
+        assert "store" not in answer["error"]
 
 
 async def test_a_rule_that_errs_ends_nothing(server: StartServer) -> None:
@@ -207,6 +218,6 @@ async def test_a_rule_that_errs_ends_nothing(server: StartServer) -> None:
     async with raw(running) as client, raw(running) as other:
         for each in (client, other):
             await each.open(upgrade("/ws", bearer="good"))
-        assert (await client.ask("refresh_auth", token="bad"))["code"] == "AUTH_FAILED"
+        assert (await client.ask("refresh_auth", token="bad"))["code"] == "UNAVAILABLE"
         assert (await client.receive_frame()).opcode == PING  # so somebody has looked after both since
         assert (await other.ask("ping"))["type"] == "pong"
