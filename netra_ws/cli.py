@@ -63,14 +63,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     return status
 
 
+#: Characters of a wrong word that may be repeated: no secret of ours is as short, most slips are.
+SHOWN = 12
+
+
 class _Parser(argparse.ArgumentParser):
     """Tells what is wrong with words without repeating values: one may be a secret, and logs keep what is told."""
 
     words: ClassVar[Sequence[str]] = ()
 
     def error(self, message: str) -> NoReturn:
-        values = {word.partition("=")[2] if word.startswith("-") else word for word in self.words} - {""}
-        for value in sorted(values, key=len, reverse=True):
+        values = {word.partition("=")[2] if word.startswith("-") else word for word in self.words}
+        for value in sorted((value for value in values if len(value) > SHOWN), key=len, reverse=True):
             # As argparse repeats it: a word of its own, quoted, or behind the name of its option.
             shown = "|".join(re.escape(text) for text in (repr(value), value))
             message = re.sub(rf"(?<![^\s=])(?:{shown})(?![^\s,)])", "…", message)
@@ -197,11 +201,17 @@ async def _serve(settings: Settings) -> bool:
     running: list[Server] = []
 
     def hang_up() -> None:
-        if running:  # a start reads the files anyway
+        if not running:  # a start reads the files anyway
+            return
+        if settings.server.tls_cert is None:
+            soon(logger.info, "SIGHUP: there are no certificates to read again")
+        else:
             soon(running[0].reload_certificates)
 
     ending = until_signals(lambda: soon(asked.set), longest_end_s(settings) + SPARE_S)
-    with ending, on_hangup(hang_up if settings.server.tls_cert is not None else None):
+    # A terminal that is closed takes its server along; a service is only told to look at its files again.
+    service = settings.server.tls_cert is not None or not sys.stderr.isatty()
+    with ending, on_hangup(hang_up if service else None):
         async with open_server(settings) as server:
             running.append(server)
             if not asked.is_set():  # which may happen during the start
@@ -380,6 +390,12 @@ def _check_command(args: argparse.Namespace) -> int:
         print("Worth a second look in production:")
         for text in doubts:
             print(f"  {text}")
+    settings = loaded.settings
+    if settings.environment != "production" and (own := [*problems(settings), *_wrong_values(settings, [])]):
+        print(f"This start, in {settings.environment}, would be stopped by:")
+        for text in own:
+            print(f"  {text}")
+    print(f"Not asked: {'auth.jwks_url and ' if settings.auth.jwks_url else ''}store.url.")
     return 1 if stoppers else 0
 
 

@@ -624,6 +624,70 @@ def test_chat_in_a_terminal(server: Serving) -> None:
         os.close(mine)
 
 
+def test_chat_at_its_prompt_hears_of_a_kick(server: Serving) -> None:
+    """Who is signed out while nothing is typed is told at once, with the reason, and the chat ends with 3."""
+    operator = command(server.folder, "token", "--user", "boss", "--permission", "operator").stdout.strip()
+    bearer = command(server.folder, "token", "--user", "signed-out").stdout.strip()
+    mine, theirs = pty.openpty()
+    talker = subprocess.Popen(
+        [sys.executable, "-m", "netra_ws", "chat", "--url", server.url, "--token", bearer],
+        cwd=server.folder,
+        env=environment(server.folder),
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        start_new_session=True,
+    )
+    os.close(theirs)
+    try:
+        _read_until(mine, "> ")
+        body = json.dumps({"user_id": "signed-out", "reason": "Policy 7"}).encode()
+        request = urllib.request.Request(
+            f"{server.url}/ws/kick", body, {"Authorization": f"Bearer {operator}"}, method="POST"
+        )
+        with urllib.request.urlopen(request, timeout=PATIENCE_S) as answer:
+            assert json.load(answer)["connections"] == 1
+        _read_until(mine, "Policy 7")
+        assert talker.wait(PATIENCE_S) == 3
+    finally:
+        talker.kill()
+        talker.wait(PATIENCE_S)
+        os.close(mine)
+
+
+def test_a_hangup_ends_no_service(tmp_path: Path) -> None:
+    """A server without a terminal that is told to read its files again goes on: a proxied one has none."""
+    with serving(tmp_path) as server:
+        server.popen.send_signal(signal.SIGHUP)
+        with urllib.request.urlopen(f"{server.url}/health", timeout=PATIENCE_S) as answer:
+            assert answer.status == 200
+        assert server.end(signal.SIGTERM) == 0
+        assert "no certificates to read again" in server.rest()
+
+
+def test_a_terminal_that_is_closed_takes_its_server_along(tmp_path: Path) -> None:
+    """A server that was started by hand does not outlive its terminal."""
+    mine, theirs = pty.openpty()
+    serving = subprocess.Popen(
+        [sys.executable, "-m", "netra_ws", "--port", "0", "--store", "memory:"],
+        cwd=tmp_path,
+        env=environment(tmp_path),
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        start_new_session=True,
+    )
+    os.close(theirs)
+    try:
+        _read_until(mine, "Listening on")
+        serving.send_signal(signal.SIGHUP)
+        assert serving.wait(PATIENCE_S) == -signal.SIGHUP
+    finally:
+        serving.kill()
+        serving.wait(PATIENCE_S)
+        os.close(mine)
+
+
 def _read_until(descriptor: int, *texts: str) -> str:
     """Read from a terminal until each text came behind the one before it."""
     seen, place, deadline = "", 0, time.monotonic() + PATIENCE_S

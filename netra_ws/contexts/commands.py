@@ -279,7 +279,9 @@ async def _refresh_auth(asked: Asked, command: said.RefreshAuth) -> Answer:
 
 
 async def _kick(asked: Asked, command: said.Kick) -> Later:
-    proof = asked.context.home.kick(Whom(command.user_id, command.jti, command.reason), asked.connection)
+    proof = asked.context.home.kick(
+        Whom(command.user_id, command.jti, command.reason, asked.context.user_id), asked.connection
+    )
 
     async def ended() -> Answer:
         kicked = await proof()

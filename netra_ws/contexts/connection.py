@@ -140,6 +140,7 @@ class Connection:
     _replaying: bool = False
     _setting: int = 0
     _unheard: bool = False
+    _unread_from: int = attrs.field(init=False)
     _paced_at: int = attrs.field(init=False)
 
     def __repr__(self) -> str:
@@ -147,6 +148,7 @@ class Connection:
 
     def __attrs_post_init__(self) -> None:
         self._paced_at = self.cursor.stream.grown
+        self._unread_from = self.cursor.seq
         self.inbox_in, self.inbox = trio.open_memory_channel[tuple[Incoming, int]](INBOX)
 
     def renew(self, identity: Identity) -> None:
@@ -154,8 +156,17 @@ class Connection:
         self.identity = identity
         if self.reads and not identity.may("read"):
             self._stop_reading()
+        elif identity.may("read") and not self.reads:
+            self._read_again()
         self.reads = identity.may("read")
         self.wire.renewed()
+
+    def _read_again(self) -> None:
+        """Tell what was said meanwhile and not to this client; it may resume from before that."""
+        upto = self.cursor.stream.visible
+        self.jump()
+        if upto > self._unread_from:
+            self.tell(Lagging(skipped=upto - self._unread_from, from_seq=self._unread_from, to_seq=upto))
 
     def _stop_reading(self) -> None:
         """Pass over what is still to be said; a replay that was under way ends with what was handed out of it."""
@@ -170,6 +181,7 @@ class Connection:
                 reason="forbidden",
             )
             self.tell(cut)
+        self._unread_from = cursor.seq
         self.jump()
 
     # Filling.

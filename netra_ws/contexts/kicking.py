@@ -14,7 +14,7 @@ from typing import Protocol
 import attrs
 import trio
 
-from netra_ws.access import Revocation
+from netra_ws.access import Revocation, issued_at
 from netra_ws.agents.run import Run
 from netra_ws.agents.states import RunState
 from netra_ws.errors import ClientError
@@ -32,11 +32,19 @@ SIGNED_OUT = "signed out by an operator"
 
 @attrs.frozen
 class Whom:
-    """Whom a kick is for: a user, or whoever came with one token; *reason* is told to them."""
+    """Whom a kick is for, and why.
+
+    Attributes:
+        user_id: A user, or None.
+        token_id: Whoever came with that token, or None.
+        reason: What they are told.
+        operator: Who kicks.
+    """
 
     user_id: str | None
     token_id: str | None = attrs.field(repr=False)
     reason: str | None = None
+    operator: str = ""
 
 
 @attrs.frozen
@@ -45,6 +53,19 @@ class Kicked:
 
     connections: int
     runs: int
+
+
+@attrs.frozen
+class Met:
+    """What the tokens that a kick met say of themselves, in Unix seconds.
+
+    Attributes:
+        last_expiry: When the last of them expires; None when one does not, or there is none.
+        last_issue: When the last of them was issued; an issuer's clock may be ahead of ours.
+    """
+
+    last_expiry: float | None
+    last_issue: float
 
 
 class Kickable(Protocol):
@@ -87,8 +108,8 @@ class Kick:
     _runs: dict[str, Run] = attrs.field(factory=dict)
     _looked: trio.Event = attrs.field(factory=trio.Event)
 
-    def begin(self, contexts: Iterable[Kickable]) -> float | None:
-        """Close and cancel, without waiting; return when the last token met expires, None when no one knows."""
+    def begin(self, contexts: Iterable[Kickable]) -> Met:
+        """Close and cancel, without waiting; return what was met."""
         user_id, token_id = self.whom.user_id, self.whom.token_id
         for context in contexts:
             if user_id is None:
@@ -97,15 +118,27 @@ class Kick:
             elif context.user_id == user_id:
                 self._contexts.append(context)
                 self._connections += context.connections.values()
-        expiries = [each.identity.expires_at for each in self._connections]
+        met = self._met()
         for connection in self._connections:
             if connection is not self.by:
                 sign_out(connection, self.whom.reason)
         for context in self._contexts:
             for run in list(context.runs.values()):
                 self._stop(context, run)
+        return met
+
+    def _met(self) -> Met:
+        identities = [each.identity for each in self._connections]
+        expiries = [identity.expires_at for identity in identities]
         known = [at for at in expiries if at is not None]
-        return max(known) if known and len(known) == len(expiries) else None
+        issues = [at for identity in identities if (at := issued_at(identity)) is not None]
+        return Met(
+            last_expiry=max(known) if known and len(known) == len(expiries) else None,
+            last_issue=max(issues, default=0.0),
+        )
+
+    def __repr__(self) -> str:
+        return f"<Kick of {len(self._connections)} connections, {len(self._runs)} runs>"
 
     def _stop(self, context: Kickable, run: Run) -> None:
         if run.settled.is_set():

@@ -326,9 +326,10 @@ class Registry:
             or ``QUOTA_EXCEEDED`` when there is no room for another revocation; what could be ended was.
         """
         kick = Kick(whom, by)
-        last_expiry = kick.begin(self)
-        now = self.streams.clock()
-        revocation = self.revocations.revoke(now, whom.user_id, whom.token_id, last_expiry)
+        met = kick.begin(self)
+        at = max(self.streams.clock(), met.last_issue)
+        revocation = self.revocations.revoke(at, whom.user_id, whom.token_id, met.last_expiry)
+        logger.info("signing out user=%r by=%r reason=%r: %r", whom.user_id, whom.operator, whom.reason, kick)
         kept = None if revocation is None else self.recorder.keep(row_of(revocation))
         patience_s = self.policy.run.finalise_s + KICK_S
         keep_until = trio.current_time() + patience_s

@@ -33,9 +33,9 @@ class KickPage:
             Refused: 400 for a body that is no kick; 401, 403 or 429 for who asks; 503, 504 or 507 where something
                 of it could not be done, or could not be proven while a request may last.
         """
-        await self.sources.operator(head)
+        operator = await self.sources.operator(head)
         kick = _read(body)
-        proof = self.sources.registry.kick(Whom(kick.user_id, kick.jti, kick.reason))
+        proof = self.sources.registry.kick(Whom(kick.user_id, kick.jti, kick.reason, operator.user_id))
         kicked = None
         try:
             with trio.move_on_after(_PROOF_SHARE * (trio.current_effective_deadline() - trio.current_time())):

@@ -61,7 +61,7 @@ def _not_available(settings: Settings) -> Iterator[str]:
     later = {
         "limits.max_jobs_per_connection": limits.max_jobs_per_connection != usual.limits.max_jobs_per_connection,
         "server.workers above 1": server.workers > 1,
-        "backplane.url other than local:": settings.backplane.url != "local:",
+        "backplane.url other than 'local:'": settings.backplane.url != "local:",
         "llm.base_url": llm.base_url is not None,
         "llm.model": llm.model is not None,
         "llm.api_key": llm.api_key is not None,
@@ -122,7 +122,14 @@ def warnings(settings: Settings) -> list[str]:
         ),
     }
     if settings.environment in ("staging", "production"):
+        secret, algorithms = settings.auth.secret or "", settings.auth.algorithms
+        plain = [origin for origin in settings.origins.allowed if not origin.lower().startswith("https://")]
         doubtful |= {
+            f"origins.allowed: {', '.join(plain)}: whoever is on the way can change such a page": bool(plain),
+            "auth.secret: it has few different characters, so it can be guessed": 0 < len(set(secret)) < 8,
+            "auth.secret: not used, for auth.algorithms leaves HS256 out": bool(
+                secret and algorithms and "HS256" not in algorithms
+            ),
             "auth.issuer: not set, tokens of any issuer that has a key are accepted": settings.auth.issuer is None,
             "auth.audience: not set, tokens made for other services are accepted": settings.auth.audience is None,
             "store.url: memory: forgets everything when the process ends": settings.store.url.startswith("memory:"),

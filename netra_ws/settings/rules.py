@@ -86,6 +86,10 @@ POSITIVE = Rule("a number above 0", lambda value: finite(value) and value > 0)
 NOT_NEGATIVE = Rule("a number of at least 0", lambda value: finite(value) and value >= 0)
 
 
+#: Clocks that differ by more are broken; what is revoked is remembered for longer than that.
+LEEWAY = Rule("seconds from 0 to 3600", lambda value: finite(value) and 0 <= value <= 3600)
+
+
 def is_loopback(host: str) -> bool:
     """Whether only programs of this machine reach a server that listens on *host*; a name must be localhost."""
     if host.lower().rstrip(".") == "localhost":

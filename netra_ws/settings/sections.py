@@ -9,6 +9,7 @@ import attrs
 from .rules import (
     ENVIRONMENTS,
     FLAG,
+    LEEWAY,
     LIST,
     NETWORKS,
     NO_OVERRIDES,
@@ -67,7 +68,7 @@ class Auth:
     algorithms: tuple[str, ...] = _setting((), LIST, mask=_algorithms_text)
     issuer: str | None = _setting(None, TEXT.or_none())
     audience: str | None = _setting(None, TEXT.or_none())
-    leeway_s: float = _setting(5.0, NOT_NEGATIVE)
+    leeway_s: float = _setting(5.0, LEEWAY)
     expiry_grace_s: float = _setting(25.0, NOT_NEGATIVE)
     query_token: bool = _setting(False, FLAG, {"development": True})
 

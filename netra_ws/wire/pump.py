@@ -29,7 +29,7 @@ from netra_ws.history.cursor import Cursor
 from netra_ws.history.stores.contract import Store
 from netra_ws.identity import Identity
 from netra_ws.protocol.closing import SENT_FOR_THE_LIBRARY, CloseCode
-from netra_ws.protocol.codec import Incoming, read_command
+from netra_ws.protocol.codec import Incoming, error_reply, read_command
 from netra_ws.protocol.commands import Heartbeat as HeartbeatCommand
 from netra_ws.protocol.commands import Ping
 from netra_ws.protocol.replies import (
@@ -336,6 +336,8 @@ class Socket:
                 agents=sorted(policy.agents),
             )
         )
+        if resume is not None and not connection.reads:
+            connection.tell(error_reply(ClientError("FORBIDDEN", "resume needs the permission read")))
         if resume is not None and connection.reads:
             reason = stream.judge(*resume)
             self.wiring.counts.replays[reason or "complete"] += 1

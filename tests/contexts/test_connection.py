@@ -572,7 +572,7 @@ async def test_a_replay_that_may_not_go_on_is_not_complete() -> None:
     seat.connection.renew(Identity(ALICE))
     seat.stream.append(said())
     await seat.sink.commit()
-    assert briefly(await seat.read()) == [5]
+    assert briefly(await seat.read()) == ["lagging", 5]
 
 
 async def test_what_is_handed_over_while_it_closes_is_not_carried_out() -> None:

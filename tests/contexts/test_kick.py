@@ -420,6 +420,32 @@ async def test_a_rule_that_was_thinking_when_its_user_was_kicked(server: StartSe
     assert codes == [(401, "TOKEN_REVOKED"), (200, None)]
 
 
+async def test_an_issuer_ahead_of_our_clock(server: StartServer) -> None:
+    """A token that says it was issued in our near future, which the leeway allows, is revoked with the others."""
+    running = await server()
+    ahead = token(iat=time.time() + 3)
+    async with connect(running, bearer=ahead), connect(running, "root", bearer=operator()) as boss:
+        await boss.ask("kick", user_id="ada")
+    assert json.loads((await refused(running, ahead)).body)["code"] == "TOKEN_REVOKED"
+    async with connect(running, iat=time.time() + 4) as again:
+        assert again.welcome["user_id"] == "ada"
+
+
+async def test_who_kicked_whom_is_logged(server: StartServer, caplog: pytest.LogCaptureFixture) -> None:
+    """An operator's kick leaves one line with who, whom, why and how much, and no token."""
+    caplog.set_level("INFO")
+    running = await server()
+    secretive = token("bob", jti="a-token-id")
+    async with connect(running), connect(running, "bob", bearer=secretive):
+        await post(running, {"user_id": "ada", "reason": "lost\nlaptop"}, operator("boss"))
+        await post(running, {"jti": "a-token-id"}, operator("boss"))
+    lines = [record.getMessage() for record in caplog.records if "signing out" in record.getMessage()]
+    assert lines == [
+        "signing out user='ada' by='boss' reason='lost\\nlaptop': <Kick of 1 connections, 0 runs>",
+        "signing out user=None by='boss' reason=None: <Kick of 1 connections, 0 runs>",
+    ]
+
+
 async def test_a_repeat_has_the_first_answer(server: StartServer) -> None:
     """The id of a kick is remembered: a repeat signs nobody out again."""
     running = await server()

@@ -179,6 +179,7 @@ async def test_without_read_nothing_of_the_stream_is_told(server: StartServer) -
         async with connect(running, permissions=("chat",), path=f"/ws?resume={epoch}:0") as again:
             assert again.welcome["resumed"] is False
             assert again.welcome["active_runs"] == []
+            assert (await again.receive())["code"] == "FORBIDDEN"
             await again.send("ping")
             assert (await again.receive())["type"] == "pong"
         await client.send("stop_agent", run_id=ack["run_id"], id="stop")

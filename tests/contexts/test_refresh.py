@@ -79,16 +79,33 @@ async def test_permissions_count_at_once(server: StartServer) -> None:
 
 
 async def test_without_read_nothing_more_is_shown(server: StartServer) -> None:
-    """A connection that loses ``read`` gets no event any more; when it gets it back, those from then on."""
+    """A connection that loses ``read`` gets no event any more; with it back, it is told what it missed."""
     running = await server()
     async with connect(running) as tab, connect(running) as client:
         await client.ask("refresh_auth", id="less", token=token(permissions=("chat",)))
-        await tab.ask("create_thread", thread_id="unseen")
+        seq = client.welcome["stream"]["seq"]
+        unseen = (await tab.ask("create_thread", thread_id="unseen"))["type"]
+        assert unseen == "thread_created"
         await client.send("refresh_auth", id="more", token=token(permissions=("chat", "read")))
-        assert (await client.receive())["type"] == "auth_refreshed"
+        told = [await client.receive(), await client.receive()]
+        assert sorted(each["type"] for each in told) == ["auth_refreshed", "lagging"]
+        lagging = next(each for each in told if each["type"] == "lagging")
+        assert (lagging["skipped"], lagging["from_seq"], lagging["to_seq"]) == (1, seq, seq + 1)
         await tab.ask("create_thread", thread_id="seen")
         event = await client.receive()
         assert (event["type"], event["thread_id"]) == ("thread_created", "seen")
+        await client.send("resume", epoch=client.welcome["stream"]["epoch"], seq=seq)
+        replayed = await client.until("replay_completed")
+        assert [each.get("thread_id") for each in replayed[1:-1]] == ["unseen", "seen"]
+
+
+async def test_a_resume_without_read_is_told(server: StartServer) -> None:
+    """Who asks for a replay and may not read hears so at once, instead of waiting for it."""
+    running = await server()
+    async with connect(running, path="/ws?resume=abc:5", permissions=("chat",)) as client:
+        answer = await client.receive()
+        assert (answer["type"], answer["code"]) == ("error", "FORBIDDEN")
+        assert client.welcome["resumed"] is False
 
 
 @pytest.mark.parametrize(

@@ -127,7 +127,8 @@ async def test_an_operator_sees_blocks_and_lifts_them(server: StartServer) -> No
 async def test_what_names_nothing_is_400(body: bytes, server: StartServer) -> None:
     """A body that cannot be meant changes nothing."""
     answer = await unblock(await server(), body)
-    assert (answer.status, answer.json()["code"]) == (400, "BAD_REQUEST")
+    assert answer.status == 400
+    assert answer.json()["code"] in ("INVALID_JSON", "INVALID_MESSAGE")
 
 
 async def test_only_operators_unblock(server: StartServer) -> None:

@@ -279,13 +279,6 @@ async def test_a_hangup_reads_them_again(authority: Authority, tmp_path: Path) -
         assert "Traceback" not in process.log()
 
 
-async def test_a_hangup_without_tls_ends_as_ever(tmp_path: Path) -> None:
-    """There is nothing to read again, so the terminal that goes takes the process with it."""
-    async with serving(tmp_path) as process:
-        process.signal(signal.SIGHUP)
-        assert await process.ended() == -signal.SIGHUP
-
-
 async def test_the_chat_talks_to_it(authority: Authority, tmp_path: Path) -> None:
     """The terminal chat goes to https where serve does, and believes SSL_CERT_FILE."""
     names = {name.upper().replace(".", "_"): value for name, value in authority.issue().items()}
