@@ -7,7 +7,7 @@ import select
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import quote
@@ -50,8 +50,8 @@ class ServerProcess:
     def socket_url(self) -> str:
         return f"ws{self._secure}://127.0.0.1:{self.port}/ws"
 
-    def token(self, user: str, expires_s: float = 3600.0) -> str:
-        return mint(SECRET, user, None, expires_s, time.time())
+    def token(self, user: str, expires_s: float = 3600.0, permissions: Sequence[str] | None = None) -> str:
+        return mint(SECRET, user, permissions, expires_s, time.time())
 
     def login(self, user: str, expires_s: float = 3600.0) -> str:
         """Return the address that signs a browser in."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -327,6 +328,24 @@ def test_token_that_expires_meanwhile(browser: Browser, tmp_path: Path) -> None:
         expect(window.page.locator("#sign-in-error")).to_contain_text("expired")
 
 
+def test_who_is_signed_out_sees_why(browser: Browser, server: ServerProcess) -> None:
+    """An operator's kick brings back the sign-in form with the reason, and the old token is of no use there."""
+    with open_window(browser, server) as window:
+        link = server.login("kicked")
+        window.page.goto(link)
+        window.expect_connected()
+        body = json.dumps({"user_id": "kicked", "reason": "lost laptop"}).encode()
+        bearer = server.token("boss", permissions=["operator"])
+        headers = {"Authorization": f"Bearer {bearer}"}
+        urllib.request.urlopen(urllib.request.Request(f"{server.url}/ws/kick", body, headers, method="POST")).close()
+        expect(window.page.locator("#sign-in-error")).to_contain_text("signed out by an operator (“lost laptop”)")
+        window.page.goto("about:blank")
+        window.page.goto(link)
+        expect(window.page.locator("#sign-in-error")).to_contain_text("revoked")
+        window.forgive(REFUSED)
+        window.forgive(NO_CONNECTION)
+
+
 def test_tab_without_room_says_so(browser: Browser, tmp_path: Path) -> None:
     """A tab that is one too many tells what may be wrong, goes on trying, and gets in when there is room."""
     limits = {"limits.max_connections_per_user": 1}
@@ -340,7 +359,6 @@ def test_tab_without_room_says_so(browser: Browser, tmp_path: Path) -> None:
             tab.page.get_by_role("button", name="Connect now").click(timeout=2000)
         tab.expect_connected()
         window.forgive(NO_CONNECTION)
-        window.forgive(r"status of 403")  # the answer to the question whether the token is good
 
 
 def test_usage_logs_are_analysed(browser: Browser, server: ServerProcess) -> None:
