@@ -30,6 +30,7 @@ class User:
         epoch: Of the user's stream, and *seq* the last event heard.
         threads: Ids that there were lately, and *runs* likewise; *active* are those that have not ended.
         cursors: What pages gave as ``next``.
+        bearer: The last token that they came with; others try it, too.
     """
 
     number: int
@@ -41,6 +42,7 @@ class User:
     runs: deque[str] = attrs.field(factory=lambda: deque(maxlen=12))
     active: deque[str] = attrs.field(factory=lambda: deque(maxlen=12))
     cursors: deque[str] = attrs.field(factory=lambda: deque(maxlen=4))
+    bearer: str = "none.at.all"
 
     @classmethod
     def make(cls, number: int) -> User:

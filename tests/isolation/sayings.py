@@ -115,7 +115,7 @@ def resume(user: User, victim: User, a: int, b: int) -> Saying:
 
 
 def refresh(user: User, victim: User, a: int, b: int) -> Saying:
-    return "refresh_auth", {"token": f"{victim.mark}.no.token"}
+    return "refresh_auth", {"token": (f"{victim.mark}.no.token", victim.bearer, user.bearer)[a % 3]}
 
 
 def kick(user: User, victim: User, a: int, b: int) -> Saying:

@@ -141,6 +141,7 @@ class World:
         jobs = [f"job:{job}" for job in user.reader.granted]
         permissions = None if grants is None else [*grants, *jobs]
         token = self.server.token(user.id, permissions=permissions, email=f"{user.mark}@example.org", jti=user.mark)
+        user.bearer = token
         protocols = (f"jwt.{token}", "jwt-auth") if c % 13 == 12 else ("netra.v1",)
         there = trio.Event()
         assert self._nursery is not None
