@@ -44,12 +44,13 @@ async def test_the_rule_decides_for_pages(method: str, path: str, body: bytes, s
     running = await server(authenticate=by_cookie)
     for headers, status in [
         ([ROOT], 200),
-        ([("cookie", "who=ada")], 403),
+        ([("cookie", "who=ada")], 200 if method == "GET" else 403),
         ([("cookie", "who=eve")], 401),
         ([("authorization", f"Bearer {operator()}")], 401),
     ]:
         answer = await http(running, path, method=method, headers=headers, body=body)
         assert answer.status == status, headers
+        assert (b"by_user" in answer.body) == (path == "/ws/stats" and headers == [ROOT])
     unnamed = await http(running, path, method=method, body=body)
     assert unnamed.status == (200 if method == "GET" else 401)
     assert b"by_user" not in unnamed.body
