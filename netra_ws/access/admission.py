@@ -138,6 +138,18 @@ class Admission:
         self._origins_refused[BLOCKED if blocked else fault.value] += 1
         raise blocked or fault.refusal()
 
+    def lacks_key(self, head: Head, *, tickets: bool = True) -> bool:
+        """Whether ``identify`` would refuse *head* for a public key that may still come; counts nothing."""
+        if self.verifier is None or self.verifier.public is None:
+            return False
+        try:
+            if tickets and self.ticket_of(head) is not None:
+                return False
+            token = find_token(head.headers, head.query, self.allow_query)
+        except Refused:
+            return False
+        return token is not None and self.verifier.names_unknown_key(token)
+
     def identify(self, head: Head, now: float, peer: str, *, tickets: bool = True) -> Identity:
         """Do the part of ``admit`` that is about token and ticket.
 

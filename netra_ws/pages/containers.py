@@ -11,7 +11,7 @@ from typing import Literal
 
 import attrs
 
-from netra_ws.access import tickets
+from netra_ws.access import freshness, tickets
 from netra_ws.access.keys import MAX_KEYS
 from netra_ws.agents import processes, run, watchdog
 from netra_ws.contexts import connection, dispatch, memory, quota, registry
@@ -147,6 +147,15 @@ CONTAINERS: tuple[Container, ...] = (
         policy="a set with more is not taken; the keys of before stay",
         shown='jwks_refreshes_total{outcome="failed"}',
         size=lambda s: len((s.admission.verifier and s.admission.verifier.public) or ()),
+    ),
+    Container(
+        what="requests_for_new_keys",
+        where=(),
+        per="process",
+        bound=lambda s: freshness.MAX_AWAITING,
+        unit="requests and refresh_auth that wait for a fetch",
+        policy="judged at once with the keys that are here",
+        shown='auth_total{outcome="invalid"}',
     ),
     Container(
         what="key_set_thread",
