@@ -321,6 +321,7 @@ async def _rooms(
         admit=admit,
         pages=pages,
         handshake_s=settings.timing.handshake_s,
+        addresses=admission.addresses,
         echo=settings.environment == "testing",
         proxies=make_proxies(settings),
         certificates=certificates,

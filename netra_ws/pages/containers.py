@@ -17,7 +17,7 @@ from netra_ws.agents import processes, run, watchdog
 from netra_ws.contexts import connection, dispatch, memory, quota, registry
 from netra_ws.history import cursor, recorder, stream
 from netra_ws.protocol.events import Event
-from netra_ws.wire import crowd, head, heartbeat, pump
+from netra_ws.wire import crowd, head, heartbeat, pump, refusals
 from netra_ws.wire import stream as duplex
 
 from .sources import Sources
@@ -96,6 +96,15 @@ CONTAINERS: tuple[Container, ...] = (
         policy="the least recently seen is forgotten",
         shown='bounded_size{what="addresses"}',
         size=lambda s: len(s.admission.addresses),
+    ),
+    Container(
+        what="refusal_lines",
+        where=("wire/refusals.py Refusals._written",),
+        per="process",
+        bound=lambda s: refusals.LINES_PER_MINUTE,
+        unit="lines of the log in a minute",
+        policy="left out; the next line says how many",
+        shown="connections_total",
     ),
     Container(
         what="origin_strikes",
@@ -532,7 +541,8 @@ CONTAINERS: tuple[Container, ...] = (
         ),
         per="process",
         bound=lambda s: 40 * len(Event.__subclasses__()) * max(1, len(s.registry.policy.agents)),
-        unit="labels: words of the protocol and names of agents, never a client's own",
+        unit="labels: words of the protocol and names of agents, never a client's own; "
+        f"{refusals.MAX_OUTCOMES} of refusals",
         policy="what is unknown is counted as one",
         shown="commands_total, events_total, runs_total, closes_total, connections_total, auth_total",
         size=lambda s: len(s.registry.commands) + len(s.registry.runs.ended) + len(s.door.outcomes),

@@ -164,3 +164,17 @@ def test_refusals_are_counted_by_budget() -> None:
     retry_after(table, "192.0.2.1", 0)
     retry_after(table, "192.0.2.1", 0)
     assert table.refused == {"connects": 1, "failed_connects": 2}
+
+
+def test_connections_have_a_budget_ten_times_as_large() -> None:
+    """An address may open ten times as many connections as sockets, whatever they are for; neither pays for both."""
+    table = AddressTable(10, connects_per_minute=2, failed_connects_per_minute=2)
+    for _ in range(20):
+        table.meet("192.0.2.1", 0.0)
+    with pytest.raises(Refused) as caught:
+        table.meet("192.0.2.1", 0.0)
+    assert (caught.value.status, caught.value.code, caught.value.retry_after_s) == (429, "RATE_LIMITED", 3)
+    table.arrive("192.0.2.1", 0.0)
+    table.meet("192.0.2.2", 0.0)
+    table.meet("192.0.2.1", 3.0)
+    assert table.refused == {"requests": 1}
