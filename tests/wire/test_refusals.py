@@ -161,8 +161,10 @@ async def test_handshakes_have_a_budget(server: StartServer, tmp_path: Path, cap
         with pytest.raises((trio.BrokenResourceError, ssl.SSLError)):
             async with over_tls(running, trusting):
                 pass
-    assert running.door.outcomes == {"RATE_LIMITED": 3}
-    assert lines(caplog) == ["refused 429 RATE_LIMITED peer='127.0.0.1' path='…'"] * 3
+    async with raw(running) as client:
+        assert await client.stream.receive_some() == b"", "it is not even listened to, nor told anything"
+    assert running.door.outcomes == {"RATE_LIMITED": 4}
+    assert lines(caplog) == ["refused 429 RATE_LIMITED peer='127.0.0.1' path='…'"] * 4
 
 
 @pytest.mark.parametrize("way", ["line", "header"])
