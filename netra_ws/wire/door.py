@@ -62,6 +62,8 @@ TURNED_AWAY_S = 0.25
 GOODBYE_S = 1.0
 _OUT_OF_ROOM = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
 
+#: The address of a client that has reset its connection already.
+_GONE = "?"
 #: A position in an address; its seq may be larger than any that JSON can say, then it is the largest.
 RESUME = re.compile(r"[^:]{1,64}:[0-9]{1,19}")
 
@@ -208,6 +210,8 @@ class Door:
         await self._meet(Request(stream, peer, isinstance(stream, trio.SSLStream), self.strict_s), self._own_way)
 
     def _count_for(self, address: str) -> Refused | None:
+        if address == _GONE:
+            return None
         try:
             self.addresses.meet(address, self.wiring.clock())
         except Refused as refused:
@@ -347,7 +351,7 @@ def _peer(stream: trio.SocketStream) -> str:
     try:
         address = stream.socket.getpeername()
     except OSError:
-        return "?"  # gone already; the next read will say so
+        return _GONE  # the next read will say so
     return str(address[0]) if isinstance(address, tuple) else "local"
 
 
