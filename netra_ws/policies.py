@@ -45,6 +45,8 @@ from netra_ws.wire.pump import PROTOCOL, Renew
 logger = logging.getLogger(__name__)
 
 Authenticate = Callable[[Head], Awaitable[Identity]]
+#: Returns when the public keys that are on their way have come, or did not in time.
+News = Callable[[], Awaitable[None]]
 
 #: What can stand in an ``Authorization`` header.
 _TOKEN = re.compile(r"[\x21-\x7e]+")
@@ -142,19 +144,30 @@ def make_admission(
     )
 
 
+async def _no_news() -> None:
+    """Stand for a server without public keys."""
+
+
 def make_identify(
-    admission: Admission, authenticate: Authenticate | None, clock: Callable[[], float], patience_s: float
+    admission: Admission,
+    authenticate: Authenticate | None,
+    clock: Callable[[], float],
+    patience_s: float,
+    news: News = _no_news,
 ) -> Identify:
     """Return the one way to find out who sent a head, for sockets and pages alike.
 
     Args:
         authenticate: The program's own rule, which says who it is instead of a token; tickets stay.
         patience_s: Seconds that the rule has.
+        news: Waits, within bounds, for public keys that may be on their way.
     """
 
     async def identify(head: Head, *, tickets: bool = True) -> Identity:
         admission.screen(head, clock(), head.peer)
         if authenticate is None or (tickets and head.query.get("ticket")):
+            if admission.lacks_key(head, tickets=tickets):
+                await news()
             return admission.identify(head, clock(), head.peer, tickets=tickets)
         return await _ask_and_note(admission, authenticate, head, clock, patience_s)
 
@@ -187,20 +200,29 @@ async def _ask(authenticate: Authenticate, head: Head, patience_s: float) -> Ide
             if not isinstance(identity, Identity):
                 raise TypeError("authenticate must return an Identity")
             return identity
-    except Exception as exc:  # the program's code, which may fail in any way
+    except (trio.Cancelled, KeyboardInterrupt):
+        raise
+    except BaseException as exc:  # the program's code, which may fail in any way: sys.exit() is no reason to end us
+        causes = leaves(exc)
+        faults = [cause for cause in causes if not isinstance(cause, trio.Cancelled | KeyboardInterrupt)]
+        # Told here also when it failed while it was cancelled: else it would be logged with its text.
+        refused = _refusal_of(faults)
+        if len(faults) < len(causes):
+            raise _stops(exc) from None
         # One object raised again and again would collect the frames of all who were refused.
-        raise _refusal_of(exc).with_traceback(None) from None
-    except BaseExceptionGroup as exc:  # it failed while it was cancelled: told here, or it is logged with its text
-        faults, stops = exc.split(Exception)
-        if isinstance(faults, Exception):
-            _refusal_of(faults)
-        raise stops or exc from None
+        raise refused.with_traceback(None) from None
     logger.error("authenticate did not answer within %g s", patience_s)
     raise Refused(503, "UNAVAILABLE", "The server cannot tell now who you are.", retry_after_s=2)
 
 
-def _refusal_of(exc: Exception) -> Refused:
-    causes = leaves(exc)
+def _stops(exc: BaseException) -> BaseException:
+    """Return what of a group is no failure but has to go on: being cancelled, Ctrl-C."""
+    assert isinstance(exc, BaseExceptionGroup)
+    stops = exc.subgroup((trio.Cancelled, KeyboardInterrupt))
+    return exc if stops is None else stops
+
+
+def _refusal_of(causes: list[BaseException]) -> Refused:
     refused = next((cause for cause in causes if isinstance(cause, Refused)), None)
     if refused is not None:
         return refused
@@ -234,7 +256,11 @@ def make_admit(admission: Admission, identify: Identify, clock: Callable[[], flo
 
 
 def make_renew(
-    admission: Admission, authenticate: Authenticate | None, clock: Callable[[], float], patience_s: float
+    admission: Admission,
+    authenticate: Authenticate | None,
+    clock: Callable[[], float],
+    patience_s: float,
+    news: News = _no_news,
 ) -> Renew:
     """Return what says who a new token of a connected client stands for.
 
@@ -249,6 +275,8 @@ def make_renew(
         others = [(name, value) for name, value in head.headers if name != b"authorization"]
         head = attrs.evolve(head, headers=[(b"authorization", b"Bearer " + token.encode()), *others], query={})
         if authenticate is None:
+            if admission.lacks_key(head):
+                await news()
             return admission.identify(head, clock(), head.peer)
         return await _ask_and_note(admission, authenticate, head, clock, patience_s)
 

@@ -308,11 +308,12 @@ async def _rooms(
     recorder.on_kept = quota.note
     heartbeat = Heartbeat(policy.heartbeat_interval_s, policy.pong_timeout_s, policy.expiry_grace_s)
     patience_s = settings.timing.handshake_s / 2
-    renew = make_renew(admission, authenticate, clock, patience_s)
+    news = {} if keyring is None else {"news": keyring.news}
+    renew = make_renew(admission, authenticate, clock, patience_s, **news)
     wiring = Wiring(store, Flusher(), heartbeat, settings.timing.handshake_s, registry.count, renew, clock)
     pages: dict[str, Page] = {}
     high = settings.limits.memory_high_mb
-    identify = make_identify(admission, authenticate, clock, patience_s)
+    identify = make_identify(admission, authenticate, clock, patience_s, **news)
     admit = make_admit(admission, identify, clock, None if high is None else high * 2**20)
     door = Door(
         wiring=wiring,
@@ -320,6 +321,7 @@ async def _rooms(
         admit=admit,
         pages=pages,
         handshake_s=settings.timing.handshake_s,
+        addresses=admission.addresses,
         echo=settings.environment == "testing",
         proxies=make_proxies(settings),
         certificates=certificates,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from typing import Any
 
 import pytest
@@ -44,7 +45,7 @@ async def test_the_rule_decides_for_pages(method: str, path: str, body: bytes, s
     running = await server(authenticate=by_cookie)
     for headers, status in [
         ([ROOT], 200),
-        ([("cookie", "who=ada")], 200 if method == "GET" else 403),
+        ([("cookie", "who=ada")], 200 if method == "GET" else 403),  # these show everybody something
         ([("cookie", "who=eve")], 401),
         ([("authorization", f"Bearer {operator()}")], 401),
     ]:
@@ -112,7 +113,31 @@ async def answers_nonsense(head: Head) -> Any:
     return head.get(b"cookie")
 
 
-@pytest.mark.parametrize("rule", [leaks, leaks_in_a_group, answers_nonsense])
+class Odd(BaseException):
+    """What is no Exception."""
+
+
+async def exits(head: Head) -> Identity:
+    """Mean the program, as a script does."""
+    sys.exit(f"cannot read {head.get(b'cookie')!r}")
+
+
+async def exits_in_a_group(head: Head) -> Identity:
+    """End in a nursery."""
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(exits, head)
+    raise AssertionError
+
+
+async def is_odd(head: Head) -> Identity:
+    """Fail beside everything."""
+    raise Odd(head.get(b"cookie"))
+
+
+FAULTS = {answers_nonsense: "TypeError", exits: "SystemExit", exits_in_a_group: "SystemExit", is_odd: "Odd"}
+
+
+@pytest.mark.parametrize("rule", [leaks, leaks_in_a_group, answers_nonsense, exits, exits_in_a_group, is_odd])
 async def test_a_rule_that_fails_is_500_and_tells_nothing(
     rule: Any, server: StartServer, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -131,7 +156,7 @@ async def test_a_rule_that_fails_is_500_and_tells_nothing(
         assert MARK not in answer.body.decode()
     assert MARK not in caplog.text
     assert {record.levelno for record in caplog.records} == {logging.ERROR}
-    assert ("TypeError" if rule is answers_nonsense else "Leaky") in caplog.text
+    assert FAULTS.get(rule, "Leaky") in caplog.text
     stats = (await http(running, "/ws/stats")).json()
     assert stats["auth"]["failed"] == 2, "and nobody is locked out for it"
 
@@ -191,6 +216,24 @@ async def test_a_rule_that_fails_while_it_is_cancelled_tells_nothing(
     assert scope.cancelled_caught
     assert "Leaky" in caplog.text
     assert MARK not in caplog.text
+
+
+async def test_ctrl_c_in_a_rule_goes_on() -> None:
+    """Ctrl-C is nobody's failure, alone or beside one: it ends whoever asked."""
+
+    async def interrupted(head: Head) -> Identity:
+        raise KeyboardInterrupt
+
+    async def both(head: Head) -> Identity:
+        raise BaseExceptionGroup("", [SystemExit(), KeyboardInterrupt()])
+
+    head = Head("GET", "/ws", {}, [], "192.0.2.1")
+    admission = make_admission(settings(), Revocations(), tokens=False)
+    with pytest.raises(KeyboardInterrupt):
+        await make_identify(admission, interrupted, lambda: 0.0, 5.0)(head)
+    with pytest.raises(BaseExceptionGroup) as caught:
+        await make_identify(admission, both, lambda: 0.0, 5.0)(head)
+    assert [type(cause) for cause in caught.value.exceptions] == [KeyboardInterrupt]
 
 
 async def test_a_rule_that_hangs_leaves_time_for_the_answer(server: StartServer) -> None:

@@ -22,6 +22,8 @@ from .tokens import Verifier, find_token
 
 #: Why an origin was refused: a fault, or that nothing was looked at any more.
 BLOCKED = "blocked"
+#: Of an address.
+BUDGETS = ("requests", "connects", "failed_connects")
 #: How a look at a token, a ticket or a program's own rule may end.
 OUTCOMES = ("ok", "missing", "expired", "invalid", "revoked", "ticket_invalid", "refused", "failed")
 _OUTCOME_OF = {
@@ -57,7 +59,7 @@ class Statistics:
         origins_refused: Count by the words of ``OriginFault``, and ``blocked``.
         origins_tracked: Pairs of origin and address remembered now, also those that are blocked.
         origins_blocked: Pairs that are blocked now.
-        rate_limited: Attempts refused by the budgets of their address, ``connects`` and
+        rate_limited: What was refused by the budgets of its address, ``requests``, ``connects`` and
             ``failed_connects``, and ``tickets`` that nobody got because there were too many.
         addresses_tracked: Addresses remembered now.
         tickets: Tickets that may be used now.
@@ -137,6 +139,18 @@ class Admission:
         blocked = self.strikes.strike(spelling(origin_headers), peer, now)
         self._origins_refused[BLOCKED if blocked else fault.value] += 1
         raise blocked or fault.refusal()
+
+    def lacks_key(self, head: Head, *, tickets: bool = True) -> bool:
+        """Whether ``identify`` would refuse *head* for a public key that may still come; counts nothing."""
+        if self.verifier is None or self.verifier.public is None:
+            return False
+        try:
+            if tickets and self.ticket_of(head) is not None:
+                return False
+            token = find_token(head.headers, head.query, self.allow_query)
+        except Refused:
+            return False
+        return token is not None and self.verifier.names_unknown_key(token)
 
     def identify(self, head: Head, now: float, peer: str, *, tickets: bool = True) -> Identity:
         """Do the part of ``admit`` that is about token and ticket.
@@ -234,7 +248,7 @@ class Admission:
 
     def statistics(self, now: float) -> Statistics:
         """Return the counts at *now*; every known outcome is there, if only with 0."""
-        limited = {budget: self.addresses.refused[budget] for budget in ("connects", "failed_connects")}
+        limited = {budget: self.addresses.refused[budget] for budget in BUDGETS}
         limited["tickets"] = self._tickets_refused
         reasons = (*(fault.value for fault in OriginFault), BLOCKED)
         return Statistics(

@@ -15,6 +15,10 @@ EARLY_S = 30.0
 RETRY_S = 15.0
 #: Keys of a service that has not answered for that long are given up: it may be withdrawing them.
 BELIEVED_S = 86_400.0
+#: How long a request whose token names an unknown key waits for the keys that are being read, and how many may.
+#: Each holds a place of the door or a connection meanwhile; a fetch takes some 0.1 s.
+NEWS_S = 3.0
+MAX_AWAITING = 100
 #: For one reading, whatever it waits for: a name, a connection, TLS, the last byte; a file system.
 READ_S = 10.0
 #: For the first reading at the start of a server, with as many attempts as fit.

@@ -145,6 +145,13 @@ class PublicKeys:
             self.on_unknown()
         return False
 
+    def lacks(self, algorithm: str, kid: str, message: bytes, signature: bytes) -> bool:
+        """Whether a key of that name may still have to come: none is here, and no nameless one made *signature*."""
+        if (algorithm, kid) in self._named or algorithm not in PUBLIC_ALGORITHMS:
+            return False
+        nameless = self._named.get((algorithm, None), ())
+        return not any(key.verifies(message, signature) for key in nameless[:MAX_TRIED])
+
     def replace(self, source: str, keys: Iterable[PublicKey], now: float) -> None:
         """Take what *source* gave just now in place of what it gave before."""
         self._refreshes["ok"] += 1

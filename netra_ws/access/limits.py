@@ -10,6 +10,10 @@ import attrs
 
 from netra_ws.errors import Refused
 
+#: One who may open 600 sockets a minute may ask for ten times as many pages and handshakes.
+REQUESTS_PER_CONNECT = 10
+#: However few sockets an address may open, health checks and pages of a minute stay below this.
+LEAST_REQUESTS = 600
 #: Commands that start nothing (stops, answers, reads, typing) must still work when starts are used up.
 OTHER_PER_TALK = 10
 # A promised wait is computed in floats; without this slack a client that waits exactly so long is refused again.
@@ -79,19 +83,21 @@ class Budgets:
 
 @attrs.frozen
 class _Address:
+    requests: RateLimit
     connects: RateLimit
     failures: RateLimit
 
 
 @attrs.frozen
 class AddressTable:
-    """Connection attempts by client address; the least recently seen address is forgotten first.
+    """Connections and attempts to open a socket by client address; the least recently seen address is forgotten first.
 
     Attributes:
         max_tracked: Addresses remembered at most; this bounds the memory.
-        connects_per_minute: Attempts of one address.
+        connects_per_minute: Attempts of one address; ``REQUESTS_PER_CONNECT`` times as many connections, whatever
+            they are for, and at least ``LEAST_REQUESTS``.
         failed_connects_per_minute: Failed attempts of one address, after which all its attempts are refused.
-        refused: Count of refusals by budget: ``connects``, ``failed_connects``.
+        refused: Count of refusals by budget: ``requests``, ``connects``, ``failed_connects``.
     """
 
     max_tracked: int = attrs.field(validator=attrs.validators.ge(1))
@@ -102,6 +108,15 @@ class AddressTable:
 
     def __len__(self) -> int:
         return len(self._addresses)
+
+    def meet(self, address: str, now: float) -> None:
+        """Count a connection, before anything is known of what it is for.
+
+        Raises:
+            Refused: 429 ``RATE_LIMITED`` with ``retry_after_s``; such a connection is not counted.
+        """
+        requests = self._find(address).requests
+        self._refuse_for(requests.take(now), "requests", "Too many connections from this address.")
 
     def arrive(self, address: str, now: float) -> None:
         """Count an attempt to connect; call ``failed`` as well when it is refused later on.
@@ -135,7 +150,11 @@ class AddressTable:
         key = address_key(address)
         seen = self._addresses.get(key)
         if seen is None:
-            seen = _Address(RateLimit(self.connects_per_minute), RateLimit(self.failed_connects_per_minute))
+            seen = _Address(
+                RateLimit(max(LEAST_REQUESTS, REQUESTS_PER_CONNECT * self.connects_per_minute)),
+                RateLimit(self.connects_per_minute),
+                RateLimit(self.failed_connects_per_minute),
+            )
             self._addresses[key] = seen
             if len(self._addresses) > self.max_tracked:
                 self._addresses.popitem(last=False)

@@ -180,6 +180,22 @@ class Verifier:
             claims=claims,
         )
 
+    def names_unknown_key(self, token: str) -> bool:
+        """Whether *token* names a public key that nobody has: after news of the keys it may be good.
+
+        Only the header is believed here, and only that far. A token of a known key costs no more than its parsing.
+        """
+        if self.public is None or len(token) > MAX_TOKEN_BYTES:
+            return False
+        try:
+            parts = take_apart(token)
+        except ValueError:
+            return False
+        algorithm, kid = parts.header.get("alg"), parts.header.get("kid")
+        if not isinstance(algorithm, str) or algorithm not in self._allowed or not isinstance(kid, str):
+            return False
+        return self.public.lacks(algorithm, kid, parts.signed, parts.signature)
+
     def _signed_claims(self, token: str) -> dict[str, Any]:
         if len(token) > MAX_TOKEN_BYTES:
             _refuse_invalid("it is not a JWT")

@@ -1,9 +1,13 @@
-"""Keeps the public keys fresh, beside everything else: no request ever waits for a key.
+"""Keeps the public keys fresh, beside everything else: no request fetches a key, and only news are waited for.
 
 One task reads each source when it is due: the address of ``auth.jwks_url`` every ten minutes, or as its
 ``Cache-Control`` says; the file of ``auth.jwks_file`` when it has changed. What cannot be used changes nothing:
 the keys at hand stay, those of an address for a day of failures, those of a file for as long as the server runs.
-A token with an unknown ``kid`` is refused, and brings the next fetch forward; its client gets in on a later try.
+
+A token with an unknown ``kid`` brings the next fetch forward: keys were changed, or somebody makes names up. When
+that fetch may begin at once, or is under way, the request waits for its end – one fetch for all of them, ``NEWS_S``
+at most, ``MAX_AWAITING`` requests at most – and is judged then, so that clients of a new key are not turned away.
+When none may begin, because one has just been made, nobody waits: the token is refused at once.
 """
 
 from __future__ import annotations
@@ -14,7 +18,7 @@ import attrs
 import trio
 
 from netra_ws.access import PublicKeys
-from netra_ws.access.freshness import BELIEVED_S, START_S, Unread
+from netra_ws.access.freshness import BELIEVED_S, MAX_AWAITING, NEWS_S, START_S, Unread
 from netra_ws.errors import ConfigError
 
 from .sources import Source
@@ -35,6 +39,8 @@ class Keyring:
     sources: tuple[Source, ...]
     public: PublicKeys = attrs.field(factory=PublicKeys)
     _wake: trio.Event = attrs.field(init=False, factory=trio.Event)
+    _fetched: trio.Event = attrs.field(init=False, factory=trio.Event)
+    _awaiting: int = attrs.field(init=False, default=0)
 
     def __attrs_post_init__(self) -> None:
         self.public.on_unknown = self.hurry
@@ -72,6 +78,9 @@ class Keyring:
             for source in self.sources:
                 if source.freshness.due <= trio.current_time():
                     await self._try(source)
+                    if source.retry_s is None:
+                        self._fetched.set()
+                        self._fetched = trio.Event()
 
     def hurry(self) -> None:
         """Ask for an early refresh of what is fetched; cheap, and bounded in its effect (``EARLY_S``)."""
@@ -80,6 +89,24 @@ class Keyring:
             # A file is looked at often enough.
             if source.retry_s is None and source.freshness.hurry(now):
                 self._wake.set()
+
+    async def news(self) -> None:
+        """Wait for the end of the fetch that is under way or may begin now, whatever it brings.
+
+        Returns at once where there is none, or where too many wait already. Of the time that the caller has left, half
+        is left to it.
+        """
+        self.hurry()
+        now = trio.current_time()
+        fetching = any(source.retry_s is None and source.freshness.due <= now for source in self.sources)
+        if not fetching or self._awaiting >= MAX_AWAITING:
+            return
+        self._awaiting += 1
+        try:
+            with trio.move_on_after(min(NEWS_S, (trio.current_effective_deadline() - now) / 2)):
+                await self._fetched.wait()
+        finally:
+            self._awaiting -= 1
 
     async def _refresh(self, source: Source) -> None:
         keys, after_s = await source.read()

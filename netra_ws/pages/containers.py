@@ -11,13 +11,13 @@ from typing import Literal
 
 import attrs
 
-from netra_ws.access import tickets
+from netra_ws.access import freshness, tickets
 from netra_ws.access.keys import MAX_KEYS
 from netra_ws.agents import processes, run, watchdog
 from netra_ws.contexts import connection, dispatch, memory, quota, registry
 from netra_ws.history import cursor, recorder, stream
 from netra_ws.protocol.events import Event
-from netra_ws.wire import crowd, head, heartbeat, pump
+from netra_ws.wire import crowd, head, heartbeat, pump, refusals
 from netra_ws.wire import stream as duplex
 
 from .sources import Sources
@@ -98,6 +98,15 @@ CONTAINERS: tuple[Container, ...] = (
         size=lambda s: len(s.admission.addresses),
     ),
     Container(
+        what="refusal_lines",
+        where=("wire/refusals.py Refusals._written",),
+        per="process",
+        bound=lambda s: refusals.LINES_PER_MINUTE,
+        unit="lines of the log in a minute",
+        policy="left out; the next line says how many",
+        shown="connections_total",
+    ),
+    Container(
         what="origin_strikes",
         where=(
             "access/strikes.py Strikes._struck",
@@ -147,6 +156,15 @@ CONTAINERS: tuple[Container, ...] = (
         policy="a set with more is not taken; the keys of before stay",
         shown='jwks_refreshes_total{outcome="failed"}',
         size=lambda s: len((s.admission.verifier and s.admission.verifier.public) or ()),
+    ),
+    Container(
+        what="requests_for_new_keys",
+        where=(),
+        per="process",
+        bound=lambda s: freshness.MAX_AWAITING,
+        unit="requests and refresh_auth that wait for a fetch",
+        policy="judged at once with the keys that are here",
+        shown='auth_total{outcome="invalid"}',
     ),
     Container(
         what="key_set_thread",
@@ -523,7 +541,8 @@ CONTAINERS: tuple[Container, ...] = (
         ),
         per="process",
         bound=lambda s: 40 * len(Event.__subclasses__()) * max(1, len(s.registry.policy.agents)),
-        unit="labels: words of the protocol and names of agents, never a client's own",
+        unit="labels: words of the protocol and names of agents, never a client's own; "
+        f"{refusals.MAX_OUTCOMES} of refusals",
         policy="what is unknown is counted as one",
         shown="commands_total, events_total, runs_total, closes_total, connections_total, auth_total",
         size=lambda s: len(s.registry.commands) + len(s.registry.runs.ended) + len(s.door.outcomes),

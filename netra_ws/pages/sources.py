@@ -85,9 +85,9 @@ class Sources:
 
 
 def rate_limited(sources: Sources) -> dict[str, int]:
-    """Return how often each budget refused: of addresses ``connects`` and ``failed_connects``; of users
-    ``messages`` (starts and messages) and ``other`` (every other command); of all ``tickets``; and how often
-    connections were read no faster for ``pings`` (commands) and ``control`` frames.
+    """Return how often each budget refused: of addresses ``requests`` (whatever they are for), ``connects`` and
+    ``failed_connects``; of users ``messages`` (starts and messages) and ``other`` (every other command); of all
+    ``tickets``; and how often connections were read no faster for ``pings`` (commands) and ``control`` frames.
     """
     admission, slowed = sources.admission.statistics(sources.clock()), sources.wiring.counts.slowed
     counts = {**admission.rate_limited, **slowed, "messages": 0, "other": 0}

@@ -77,7 +77,14 @@ WAITS: tuple[Wait, ...] = (
         shown="jwks_refreshes_total",
     ),
     Wait(
-        what="the answer of an identity service, or of the file system with its keys; no request waits for it",
+        what="public keys that are being fetched, for a token that names one that is not here",
+        where=("keyring/ring.py Keyring.news",),
+        within_s=lambda s: freshness.NEWS_S,
+        ends="the end of that one fetch, the bound, or half of what is left of timing.handshake_s; then it is judged",
+        shown="auth_total, jwks_refreshes_total",
+    ),
+    Wait(
+        what="the answer of an identity service, or of the file system with its keys",
         where=("keyring/fetch.py fetch", "keyring/fetch.py _read", "keyring/sources.py FileReader.__call__"),
         within_s=lambda s: freshness.READ_S,
         ends="the last byte, or the bound",

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 
 import attrs
 import trio
 
 from netra_ws.access.proxies import Proxies
+from netra_ws.errors import Refused
 
 from .certificates import Certificates
 from .head import Head, Request
@@ -31,17 +33,23 @@ class Arrival:
         proxies: Whose PROXY line is read; from anybody else it is no HTTP.
         certificates: None where the port does not speak TLS.
         outcomes: Counts ``tls_failed`` and ``proxy_failed``.
+        meet: Takes one of the connections that an address may open in a minute; returns why it may not.
     """
 
     proxies: Proxies
     certificates: Certificates | None
     outcomes: Counter[str]
+    meet: Callable[[str], Refused | None]
 
     async def prepare(self, request: Request) -> bool:
         """Read what comes in front of the head; return whether a head may follow.
 
+        The address that the connection counts for is that of the peer or, if a proxy is believed, the one that the
+        proxy names: in its PROXY line, or later in the head.
+
         Raises:
             BrokenResourceError: The connection cannot be used; it was counted.
+            Refused: 429, where the client could be told only after a TLS handshake; ``can_answer`` is False then.
         """
         said = b""
         if self.proxies.trusts(request.peer):
@@ -50,21 +58,38 @@ class Arrival:
             except BrokenPreface:
                 self.outcomes["proxy_failed"] += 1
                 return False
+        if not self.proxies.trusts(request.peer):
+            request.limited = self.meet(request.peer)
         if self.certificates is None:
             request.feed(said)
             return True
+        if request.limited is not None:
+            raise request.limited
         return await self._start_tls(request, said, self.certificates)
 
     def believe(self, request: Request, head: Head) -> Head:
-        """Return *head* as its proxy tells it, if that is one whose word counts."""
+        """Return *head* as its proxy tells it, if that is one whose word counts.
+
+        Raises:
+            Refused: 429, for the address that the connection counts for.
+        """
+        if request.limited is not None:
+            raise request.limited
         if not self.proxies.trusts(request.peer):
             return head
         seen = self.proxies.see(head.headers, request.peer, https=request.https)
-        request.https = seen.https
+        request.peer, request.https = seen.peer, seen.https
+        # Who comes from a proxy that names nobody is the proxy itself, which looks whether we are well.
+        if not self.proxies.trusts(seen.peer) and (limited := self.meet(seen.peer)) is not None:
+            raise limited
         headers = head.headers
         if seen.host is not None:
             headers = [(name, seen.host if name == b"host" else value) for name, value in headers]
         return attrs.evolve(head, peer=seen.peer, https=seen.https, headers=headers)
+
+    def can_answer(self, request: Request) -> bool:
+        """Whether the client understands an answer now: where TLS is spoken, not before."""
+        return self.certificates is None or isinstance(request.stream, TlsStream)
 
     async def _read_preface(self, request: Request) -> bytes:
         """Take a PROXY line, if there is one; return what came behind it."""

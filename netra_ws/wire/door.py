@@ -25,7 +25,7 @@ from typing import Protocol
 import attrs
 import trio
 
-from netra_ws.access import Proxies, choose_subprotocol, is_older_client, offered_subprotocols
+from netra_ws.access import AddressTable, Proxies, choose_subprotocol, is_older_client, offered_subprotocols
 from netra_ws.contexts.registry import Owner
 from netra_ws.errors import Refused, StoreError
 from netra_ws.identity import Identity
@@ -36,6 +36,7 @@ from .certificates import Certificates
 from .crowd import Crowd, Spare
 from .head import Head, Reply, Request, check_upgrade, json_reply, method_refused, refusal
 from .pump import Admitted, Wiring, serve_socket
+from .refusals import Refusals
 from .tls import end_and_drain
 
 logger = logging.getLogger(__name__)
@@ -61,6 +62,8 @@ TURNED_AWAY_S = 0.25
 GOODBYE_S = 1.0
 _OUT_OF_ROOM = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
 
+#: The address of a client that has reset its connection already.
+_GONE = "?"
 #: A position in an address; its seq may be larger than any that JSON can say, then it is the largest.
 RESUME = re.compile(r"[^:]{1,64}:[0-9]{1,19}")
 
@@ -87,6 +90,7 @@ class Door:
 
     Attributes:
         pages: Path → page; the page gets the head and the body of a POST.
+        addresses: How many connections an address may open.
         echo: Whether ``/ws/echo`` exists.
         proxies: Whose word about a client is believed.
         certificates: Makes the port speak TLS.
@@ -94,7 +98,8 @@ class Door:
         outcomes: How attempts to open a socket ended: ``accepted``, the code of the
             refusal, ``tls_failed``, ``proxy_failed``, ``handshake_timeout`` or, where places were few,
             ``handshake_hurried``; or ``accept_error`` where the system had no room for one. Heads and bodies
-            that could not be read count as such attempts: nobody knows what they were meant to be.
+            that could not be read count as such attempts, and what was refused unread because its address had asked
+            too often: nobody knows what they were meant to be.
     """
 
     wiring: Wiring
@@ -102,17 +107,22 @@ class Door:
     admit: Admit
     pages: Mapping[str, Page]
     handshake_s: float
+    addresses: AddressTable
     echo: bool = False
     proxies: Proxies = attrs.field(factory=Proxies)
     certificates: Certificates | None = None
     strict_s: int = 0
     outcomes: Counter[str] = attrs.field(factory=Counter)
     crowd: Crowd = attrs.field(factory=Crowd)
+    refusals: Refusals = attrs.field(init=False)
     _arrival: Arrival = attrs.field(init=False)
+    _own_way: Arrival = attrs.field(init=False)
     _told_at: float = float("-inf")
 
     def __attrs_post_init__(self) -> None:
-        self._arrival = Arrival(self.proxies, self.certificates, self.outcomes)
+        self.refusals = Refusals(self.outcomes)
+        self._arrival = Arrival(self.proxies, self.certificates, self.outcomes, self._count_for)
+        self._own_way = Arrival(Proxies(), None, self.outcomes, self._count_for)
 
     async def run(
         self,
@@ -179,6 +189,8 @@ class Door:
                     if not await self._arrival.prepare(request):
                         return
                     await request.head()
+                if not self._arrival.can_answer(request):
+                    return
                 full = Refused(503, "OVERLOADED", "The server has no room for more connections.", retry_after_s=5)
                 with contextlib.suppress(trio.BrokenResourceError), trio.move_on_after(TURNED_AWAY_S):
                     await request.answer(refusal(full))
@@ -195,19 +207,34 @@ class Door:
 
     async def greet(self, stream: trio.abc.Stream, peer: str) -> None:
         """Serve one client that came another way than by the port; as ``_meet``."""
-        await self._meet(Request(stream, peer, isinstance(stream, trio.SSLStream), self.strict_s), None)
+        await self._meet(Request(stream, peer, isinstance(stream, trio.SSLStream), self.strict_s), self._own_way)
 
-    async def _meet(self, request: Request, arrival: Arrival | None) -> None:
+    def _count_for(self, address: str) -> Refused | None:
+        if address == _GONE:
+            return None
+        try:
+            self.addresses.meet(address, self.wiring.clock())
+        except Refused as refused:
+            return refused.with_traceback(None)
+        return None
+
+    async def _meet(self, request: Request, arrival: Arrival) -> None:
         """Serve one client up to its answer or its seat; whatever it does, nothing is raised."""
-        handed_over = hurried = False
+        head: Head | None = None
+        handed_over = hurried = unheard = False
         began = trio.current_time()
         self.crowd.under_way += 1
         try:
             with trio.move_on_after(self.handshake_s) as scope:
                 try:
-                    handed_over = await self._show(request, arrival, scope)
+                    head = await self._hear(request, arrival, scope)
+                    handed_over = head is not None and await self._show(request, head, scope)
                 except Refused as refused:
-                    await request.answer(refusal(refused))
+                    self._tell(refused, request, head)
+                    if arrival.can_answer(request):
+                        await request.answer(refusal(refused))
+                    else:
+                        unheard = True
             if scope.cancelled_caught:
                 hurried = scope.deadline < began + self.handshake_s
                 self.outcomes["handshake_hurried" if hurried else "handshake_timeout"] += 1
@@ -220,29 +247,40 @@ class Door:
                 await _try_answer(request, correlation_id)
         finally:
             if not handed_over:
-                # Who was hurried gets no answer, so there is none to wait for in a place that others need.
-                await _see_off(request.stream, 0.0 if hurried else GOODBYE_S)
+                # Who gets no answer has none to wait for in a place that others need.
+                await _see_off(request.stream, 0.0 if hurried or unheard else GOODBYE_S)
             self.crowd.under_way -= 1
 
-    async def _show(self, request: Request, arrival: Arrival | None, scope: trio.CancelScope) -> bool:
-        """Answer a page, or seat a socket; return whether the stream belongs to somebody else now."""
+    async def _hear(self, request: Request, arrival: Arrival, scope: trio.CancelScope) -> Head | None:
+        """Return the head of a client that may go on; None of one that has gone."""
         try:
             with self.crowd.waiting(scope):
-                if arrival is not None and not await arrival.prepare(request):
-                    return False
+                if not await arrival.prepare(request):
+                    return None
                 head = await request.head()
+            return None if head is None else arrival.believe(request, head)
         except Refused as refused:
-            self.outcomes[refused.code] += 1  # whatever it was meant to be
+            self.refusals.count(refused)  # whatever it was meant to be
             raise
+
+    def _tell(self, refused: Refused, request: Request, head: Head | None) -> None:
+        if refused.status in (404, 405):
+            return  # who looks for what is not here was not kept from anything
         if head is None:
-            return False
-        if arrival is not None:
-            head = arrival.believe(request, head)
+            self.refusals.tell(refused, request.peer, "…")
+            return
+        ours = head.path in self.pages or head.path in SOCKET_PATHS or head.path == ECHO_PATH
+        origins = [value for name, value in head.headers if name == b"origin"]
+        about_origin = refused.code in ("ORIGIN_REFUSED", "ORIGIN_BLOCKED")
+        self.refusals.tell(refused, head.peer, head.path if ours else "…", origins if about_origin else None)
+
+    async def _show(self, request: Request, head: Head, scope: trio.CancelScope) -> bool:
+        """Answer a page, or seat a socket; return whether the stream belongs to somebody else now."""
         if head.path in SOCKET_PATHS or (self.echo and head.path == ECHO_PATH):
             try:
                 await self._seat(request, head)
             except Refused as refused:
-                self.outcomes[refused.code] += 1
+                self.refusals.count(refused)
                 raise
             self.outcomes["accepted"] += 1
             return True
@@ -264,7 +302,7 @@ class Door:
                 with self.crowd.waiting(scope):
                     body = await request.body()
             except Refused as refused:
-                self.outcomes[refused.code] += 1
+                self.refusals.count(refused)
                 raise
         return await page(head, body)
 
@@ -313,7 +351,7 @@ def _peer(stream: trio.SocketStream) -> str:
     try:
         address = stream.socket.getpeername()
     except OSError:
-        return "?"  # gone already; the next read will say so
+        return _GONE  # the next read will say so
     return str(address[0]) if isinstance(address, tuple) else "local"
 
 

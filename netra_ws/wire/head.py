@@ -110,12 +110,14 @@ class Request:
     Attributes:
         https: Whether the client speaks TLS, with us or with a proxy that is believed.
         strict_s: Seconds for which such a client is told to come by TLS only; 0: not told.
+        limited: What it is answered whatever it asks for, because its address has asked too often.
     """
 
     stream: trio.abc.Stream
     peer: str
     https: bool = False
     strict_s: int = 0
+    limited: Refused | None = None
     _h11: h11.Connection = attrs.field(
         factory=lambda: h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEAD_BYTES)
     )

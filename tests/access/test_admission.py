@@ -253,7 +253,7 @@ def test_statistics() -> None:
     refused = {"missing": 0, "several": 0, "opaque": 1, "malformed": 0, "not_allowed": 5, "blocked": 1}
     assert statistics.origins_refused == refused
     assert (statistics.origins_tracked, statistics.origins_blocked) == (2, 1)
-    assert statistics.rate_limited == {"connects": 0, "failed_connects": 2, "tickets": 0}
+    assert statistics.rate_limited == {"requests": 0, "connects": 0, "failed_connects": 2, "tickets": 0}
     assert statistics.addresses_tracked == 1
     assert (statistics.tickets, statistics.tickets_issued) == (1, 1)
 

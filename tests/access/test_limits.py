@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from netra_ws.access.limits import AddressTable, Budgets, RateLimit, ping_budget
+from netra_ws.access.limits import LEAST_REQUESTS, AddressTable, Budgets, RateLimit, ping_budget
 from netra_ws.errors import Refused
 
 
@@ -164,3 +164,26 @@ def test_refusals_are_counted_by_budget() -> None:
     retry_after(table, "192.0.2.1", 0)
     retry_after(table, "192.0.2.1", 0)
     assert table.refused == {"connects": 1, "failed_connects": 2}
+
+
+def test_connections_have_a_budget_ten_times_as_large() -> None:
+    """An address may open ten times as many connections as sockets, whatever they are for; neither pays for both."""
+    table = AddressTable(10, connects_per_minute=100, failed_connects_per_minute=2)
+    for _ in range(1000):
+        table.meet("192.0.2.1", 0.0)
+    with pytest.raises(Refused) as caught:
+        table.meet("192.0.2.1", 0.0)
+    assert (caught.value.status, caught.value.code, caught.value.retry_after_s) == (429, "RATE_LIMITED", 1)
+    table.arrive("192.0.2.1", 0.0)
+    table.meet("192.0.2.2", 0.0)
+    table.meet("192.0.2.1", 1.0)
+    assert table.refused == {"requests": 1}
+
+
+def test_health_checks_have_room() -> None:
+    """Where an address may open few sockets it can still ask for pages, ten a second."""
+    table = AddressTable(10, connects_per_minute=1, failed_connects_per_minute=2)
+    for _ in range(LEAST_REQUESTS):
+        table.meet("192.0.2.1", 0.0)
+    with pytest.raises(Refused):
+        table.meet("192.0.2.1", 0.0)

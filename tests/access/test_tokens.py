@@ -16,7 +16,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 
-from netra_ws.access.jwks import read_jwks
+from netra_ws.access.jwks import read_jwks, read_keys
 from netra_ws.access.keys import PublicKeys
 from netra_ws.access.tokens import (
     MAX_TOKEN_BYTES,
@@ -645,3 +645,28 @@ class TestSubprotocol:
     def test_older_clients(self, offered: list[str], older: bool) -> None:
         """An older client carries a token in its offers and does not know netra.v1."""
         assert is_older_client(offered) is older
+
+
+class TestUnknownKeys:
+    def test_only_a_name_that_nobody_has_may_still_come(self) -> None:
+        """A token names an unknown key when public keys could serve it, and none that is here can."""
+        public = service(jwk("RS256", "one"))
+        verifier = Verifier(SECRET, public=public)
+        assert verifier.names_unknown_key(signed_by("RS256", "two", 2, now=NOW))
+        assert verifier.names_unknown_key(signed_by("ES256", "one", now=NOW)), "of another kind"
+        assert not verifier.names_unknown_key(signed_by("RS256", "one", 7, now=NOW)), "forged"
+        assert not verifier.names_unknown_key(signed_by("RS256", None, 2, now=NOW)), "without a name"
+        assert not verifier.names_unknown_key(mint(SECRET, "ada", None, 60, NOW))
+        assert not Verifier(SECRET).names_unknown_key(signed_by("RS256", "two", 2, now=NOW))
+        only = Verifier(SECRET, public=public, algorithms=("ES256",))
+        assert not only.names_unknown_key(signed_by("RS256", "two", 2, now=NOW))
+        for broken in ("", "x.y.z", "a" * 9000):
+            assert not verifier.names_unknown_key(broken)
+
+    def test_a_key_without_a_name_serves_any(self) -> None:
+        """Where a key of a PEM file made the signature, no other key is missed, whatever name the token has."""
+        public = service(jwk("RS256", "one"))
+        public.replace("file", read_keys(public_pem("ES256"), frozenset(KINDS)).keys, 0.0)
+        verifier = Verifier(SECRET, public=public)
+        assert not verifier.names_unknown_key(signed_by("ES256", "whatever", now=NOW))
+        assert verifier.names_unknown_key(signed_by("ES256", "whatever", 2, now=NOW))

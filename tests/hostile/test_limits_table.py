@@ -16,6 +16,7 @@ import attrs
 import pytest
 import trio
 
+from netra_ws.access.limits import LEAST_REQUESTS
 from netra_ws.agents.run import MAX_OPEN_CALLS, Run
 from netra_ws.protocol.reading import MAX_CONTAINERS, MAX_DEPTH
 from netra_ws.protocol.values import MAX_COMMAND_ID, MAX_METADATA_BYTES, MAX_TITLE
@@ -75,7 +76,7 @@ async def refused(server: Server, data: bytes, *, source: str = "127.0.0.1") -> 
             client = Client(await stack.enter_async_context(trio.SocketStream(sock)))
         await client.send_bytes(data)
         answer = await client.read_answer()
-        return answer.status, answer.json()["code"] if answer.status != 101 else ""
+        return answer.status, answer.json().get("code") if answer.status != 101 else ""
 
 
 async def slowly(server: Server, data: bytes, every_s: float) -> object:
@@ -255,6 +256,12 @@ LIMITS: dict[str, Limit] = {
         partial(refused, data=upgrade(bearer="a" * 9000)),
         (401, "TOKEN_INVALID"),
         ("auth_total", {"outcome": "invalid"}),
+    ),
+    "connections of an address": Limit(
+        partial(repeated, data=request("/health"), times=LEAST_REQUESTS + 100),
+        (429, "RATE_LIMITED"),
+        budget("requests"),
+        {"limits__connects_per_minute_per_address": 2},
     ),
     "attempts of an address": Limit(
         partial(repeated, data=upgrade(bearer="guess"), times=6),

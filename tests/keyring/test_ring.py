@@ -9,7 +9,16 @@ import pytest
 import trio
 import trio.testing
 
-from netra_ws.access.freshness import BELIEVED_S, EARLY_S, LOOK_S, REFRESH_S, Freshness, Unread
+from netra_ws.access.freshness import (
+    BELIEVED_S,
+    EARLY_S,
+    LOOK_S,
+    MAX_AWAITING,
+    NEWS_S,
+    REFRESH_S,
+    Freshness,
+    Unread,
+)
 from netra_ws.access.jwks import KeySet, read_jwks
 from netra_ws.access.tokens import Verifier
 from netra_ws.errors import ConfigError, Refused
@@ -116,7 +125,7 @@ async def test_a_refresh_when_it_is_due(autojump_clock: trio.testing.MockClock, 
 
 
 async def test_a_rotation(autojump_clock: trio.testing.MockClock, nursery: trio.Nursery) -> None:
-    """The first token of a new key is refused, and brings the keys within half a minute; then its client gets in."""
+    """The first token of a new key brings the keys within half a minute; then whoever has one gets in."""
     source = Script()
     keyring = Keyring((source.source(),))
     await keyring.load()
@@ -142,6 +151,67 @@ async def test_a_flood_of_unknown_names(autojump_clock: trio.testing.MockClock, 
     assert 9 <= len(source.times) <= 11
     gaps = [later - earlier for earlier, later in zip(source.times, source.times[1:], strict=False)]
     assert min(gaps) >= EARLY_S
+
+
+async def wait_for_news(keyring: Keyring) -> float:
+    """Return the seconds that it took."""
+    began = trio.current_time()
+    await keyring.news()
+    return trio.current_time() - began
+
+
+async def test_news_are_waited_for_together(autojump_clock: trio.testing.MockClock, nursery: trio.Nursery) -> None:
+    """One fetch serves all who wait for it, those who came while it was under way, too; then nobody waits."""
+    source = Script(takes_s=2)
+    keyring = Keyring((source.source(),))
+    await keyring.load()
+    nursery.start_soon(keyring.run)
+    assert await wait_for_news(keyring) == 0, "it was read just now"
+    await trio.sleep(100)
+    source.names = ["two"]
+    waited: list[float] = []
+
+    async def wait(delay_s: float) -> None:
+        await trio.sleep(delay_s)
+        waited.append(await wait_for_news(keyring))
+        assert opens(keyring, "two")
+
+    async with trio.open_nursery() as waiting:
+        for delay_s in (0, 0, 0.5, 1.5):
+            waiting.start_soon(wait, delay_s)
+    assert sorted(waited) == pytest.approx([0.5, 1.5, 2, 2])
+    assert source.times == [0, 2 + EARLY_S, 102]
+    assert await wait_for_news(keyring) == 0
+
+
+async def test_news_that_do_not_come(autojump_clock: trio.testing.MockClock, nursery: trio.Nursery) -> None:
+    """The wait has a bound, leaves half of the time that is left, and only so many wait."""
+    source = Script()
+    keyring = Keyring((source.source(),))
+    await keyring.load()
+    nursery.start_soon(keyring.run)
+    await trio.sleep(100)
+    source.takes_s = 10
+    assert await wait_for_news(keyring) == pytest.approx(NEWS_S)
+    with trio.fail_after(2):
+        assert await wait_for_news(keyring) == pytest.approx(1)
+    async with trio.open_nursery() as waiting:
+        for _ in range(MAX_AWAITING):
+            waiting.start_soon(wait_for_news, keyring)
+        await trio.testing.wait_all_tasks_blocked()
+        assert await wait_for_news(keyring) == 0
+    assert await wait_for_news(keyring) > 0, "whoever has waited makes room"
+    assert len(source.times) == 2
+
+
+async def test_files_are_not_waited_for(autojump_clock: trio.testing.MockClock, nursery: trio.Nursery) -> None:
+    """A file is looked at often enough: no request waits for a look."""
+    file = Source("auth.jwks_file", Script(after_s=LOOK_S, takes_s=1), Freshness(math.inf, math.inf), LOOK_S)
+    keyring = Keyring((file,))
+    await keyring.load()
+    nursery.start_soon(keyring.run)
+    await trio.sleep(LOOK_S + 0.5)
+    assert await wait_for_news(keyring) == 0
 
 
 async def test_the_usual_pace_comes_back(autojump_clock: trio.testing.MockClock, nursery: trio.Nursery) -> None:

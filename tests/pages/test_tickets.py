@@ -210,7 +210,8 @@ async def test_bad_tickets_are_failed_attempts(server: StartServer) -> None:
         assert outcome(await ask(running)) == (429, "RATE_LIMITED")
         stats = (await http(running, "/ws/stats")).json()
         assert stats["auth"]["ticket_invalid"] == 2
-        assert stats["rate_limited"] == {"connects": 0, "failed_connects": 2, "tickets": 0, "messages": 0, "other": 0}
+        addresses = {"requests": 0, "connects": 0, "failed_connects": 2}
+        assert stats["rate_limited"] == {**addresses, "tickets": 0, "messages": 0, "other": 0}
 
 
 @pytest.mark.parametrize(
