@@ -22,6 +22,7 @@ from netra_ws.access import Admission, Revocations
 from netra_ws.agents.agent import Agent
 from netra_ws.agents.processes import end_lost
 from netra_ws.agents.watchdog import Watchdog
+from netra_ws.asking import Authenticate, make_admit, make_identify, make_renew
 from netra_ws.contexts.embedding import UserSession
 from netra_ws.contexts.quota import Quota
 from netra_ws.contexts.registry import Registry
@@ -35,17 +36,7 @@ from netra_ws.history.streams import Streams
 from netra_ws.identity import Identity
 from netra_ws.keyring import Keyring, key_sources
 from netra_ws.measures import Histogram
-from netra_ws.policies import (
-    Authenticate,
-    context_policy,
-    make_admission,
-    make_admit,
-    make_certificates,
-    make_identify,
-    make_proxies,
-    make_renew,
-    public_config,
-)
+from netra_ws.policies import context_policy, make_admission, make_certificates, make_proxies, public_config
 from netra_ws.settings import Settings, problems
 from netra_ws.version import __version__
 from netra_ws.wire.door import Door, Identify, Page

@@ -21,7 +21,7 @@ FLOORS = [
     "contexts",
     "wire",
     "pages",
-    "policies keyring",
+    "policies asking keyring",
     "server",
     "cli chat bench compat testing __main__ __init__",
 ]

@@ -10,9 +10,10 @@ import pytest
 import trio
 
 from netra_ws.access import Revocations
+from netra_ws.asking import make_identify
 from netra_ws.errors import ConfigError, Refused
 from netra_ws.identity import Identity
-from netra_ws.policies import make_admission, make_identify
+from netra_ws.policies import make_admission
 from netra_ws.server import open_server
 from netra_ws.settings import Settings, problems
 from netra_ws.wire.head import Head
