@@ -103,7 +103,8 @@ class Keyring:
             return
         self._awaiting += 1
         try:
-            with trio.move_on_after(min(NEWS_S, (trio.current_effective_deadline() - now) / 2)):
+            # Whoever is cancelled already has less than no time left.
+            with trio.move_on_after(max(0.0, min(NEWS_S, (trio.current_effective_deadline() - now) / 2))):
                 await self._fetched.wait()
         finally:
             self._awaiting -= 1

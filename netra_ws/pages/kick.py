@@ -36,9 +36,10 @@ class KickPage:
         operator = await self.sources.operator(head)
         kick = _read(body)
         proof = self.sources.registry.kick(Whom(kick.user_id, kick.jti, kick.reason, operator.user_id))
+        left_s = max(0.0, trio.current_effective_deadline() - trio.current_time())  # none, when it is cancelled already
         kicked = None
         try:
-            with trio.move_on_after(_PROOF_SHARE * (trio.current_effective_deadline() - trio.current_time())):
+            with trio.move_on_after(_PROOF_SHARE * left_s):
                 kicked = await proof()
         except ClientError as error:
             raise Refused(_STATUS.get(error.code, 500), error.code, error.text) from None

@@ -323,3 +323,16 @@ async def test_two_sources(autojump_clock: trio.testing.MockClock, nursery: trio
     await trio.sleep(LOOK_S + 1)
     assert opens(keyring, "next")
     assert not opens(keyring, "near")
+
+
+async def test_news_for_who_has_no_time_left(autojump_clock: trio.testing.MockClock, nursery: trio.Nursery) -> None:
+    """Whoever is cancelled already, or out of time, waits for nothing, and nothing fails."""
+    source = Script()
+    keyring = Keyring((source.source(),))
+    await keyring.load()
+    nursery.start_soon(keyring.run)
+    await trio.sleep(100)
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await keyring.news()
+    assert scope.cancelled_caught
