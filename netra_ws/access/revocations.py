@@ -19,6 +19,8 @@ from netra_ws.identity import Identity
 LONGEST_LIFE_S = 366 * 86_400.0
 #: Seconds for which an expired token may still be taken for good somewhere: far above any leeway.
 LEEWAY_S = 86_400.0
+#: Far above any calendar; NaN, infinity and what overflows a float are not below it.
+_LAST_SECOND = 2.0**53
 #: Revocations that are remembered at the same time, of users and of tokens each.
 MOST = 100_000
 
@@ -136,6 +138,6 @@ def digest_of(token_id: str) -> str:
 
 
 def issued_at(identity: Identity) -> float | None:
-    """Return when the token of an identity was issued, in Unix seconds; None when it does not say."""
-    at: object = identity.claims.get("iat")
-    return float(at) if isinstance(at, int | float) else None
+    """Return when the token of an identity was issued, in Unix seconds; None when it does not say, or no time."""
+    at: object = identity.claims.get("iat")  # of a program's own rule: anything
+    return float(at) if isinstance(at, int | float) and 0 <= at <= _LAST_SECOND else None

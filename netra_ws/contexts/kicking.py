@@ -28,6 +28,8 @@ from .stopping import proof_of_end
 #: Bytes that a Close frame has for its reason (RFC 6455 §5.5, less the code).
 MAX_REASON = 123
 SIGNED_OUT = "signed out by an operator"
+#: Seconds that an issuer's clock may be ahead: the largest auth.leeway_s.
+LEEWAY_S = 3_600.0
 
 
 @attrs.frozen
@@ -61,7 +63,7 @@ class Met:
 
     Attributes:
         last_expiry: When the last of them expires; None when one does not, or there is none.
-        last_issue: When the last of them was issued; an issuer's clock may be ahead of ours.
+        last_issue: When the last of them was issued; an issuer's clock may be ahead of ours, by a leeway at most.
     """
 
     last_expiry: float | None
@@ -108,8 +110,8 @@ class Kick:
     _runs: dict[str, Run] = attrs.field(factory=dict)
     _looked: trio.Event = attrs.field(factory=trio.Event)
 
-    def begin(self, contexts: Iterable[Kickable]) -> Met:
-        """Close and cancel, without waiting; return what was met."""
+    def begin(self, contexts: Iterable[Kickable], now: float) -> Met:
+        """Close and cancel, without waiting; return what was met at *now*, in Unix seconds."""
         user_id, token_id = self.whom.user_id, self.whom.token_id
         for context in contexts:
             if user_id is None:
@@ -118,7 +120,7 @@ class Kick:
             elif context.user_id == user_id:
                 self._contexts.append(context)
                 self._connections += context.connections.values()
-        met = self._met()
+        met = self._met(now)
         for connection in self._connections:
             if connection is not self.by:
                 sign_out(connection, self.whom.reason)
@@ -127,14 +129,15 @@ class Kick:
                 self._stop(context, run)
         return met
 
-    def _met(self) -> Met:
+    def _met(self, now: float) -> Met:
         identities = [each.identity for each in self._connections]
         expiries = [identity.expires_at for identity in identities]
         known = [at for at in expiries if at is not None]
         issues = [at for identity in identities if (at := issued_at(identity)) is not None]
         return Met(
             last_expiry=max(known) if known and len(known) == len(expiries) else None,
-            last_issue=max(issues, default=0.0),
+            # A program's own rule may count in milliseconds; revoked until then, nobody would ever come in again.
+            last_issue=max((at for at in issues if at <= now + LEEWAY_S), default=0.0),
         )
 
     def __repr__(self) -> str:

@@ -326,8 +326,9 @@ class Registry:
             or ``QUOTA_EXCEEDED`` when there is no room for another revocation; what could be ended was.
         """
         kick = Kick(whom, by)
-        met = kick.begin(self)
-        at = max(self.streams.clock(), met.last_issue)
+        now = self.streams.clock()
+        met = kick.begin(self, now)
+        at = max(now, met.last_issue)
         revocation = self.revocations.revoke(at, whom.user_id, whom.token_id, met.last_expiry)
         logger.info("signing out user=%r by=%r reason=%r: %r", whom.user_id, whom.operator, whom.reason, kick)
         kept = None if revocation is None else self.recorder.keep(row_of(revocation))

@@ -431,6 +431,24 @@ async def test_an_issuer_ahead_of_our_clock(server: StartServer) -> None:
         assert again.welcome["user_id"] == "ada"
 
 
+async def test_a_rule_that_counts_in_milliseconds(server: StartServer) -> None:
+    """A time of issue that no clock can have locks nobody out who comes again after a kick."""
+
+    async def authenticate(head: Head) -> Identity:
+        issued_at = float(head.get(b"x-issued") or b"0")
+        return Identity("ada", frozenset({"chat", "read", "operator"}), claims={"iat": issued_at})
+
+    running = await server(authenticate=authenticate)
+    async with raw(running) as ada:
+        await ada.open(upgrade("/ws", headers=[("x-issued", str(1000 * time.time()))]))
+        body = json.dumps({"user_id": "ada"}).encode()
+        stamp = ("x-issued", str(time.time()))
+        assert (await http(running, "/ws/kick", method="POST", headers=[stamp], body=body)).status == 200
+        assert (await ada.receive_close()).code == 4010
+    async with raw(running) as again:
+        await again.open(upgrade("/ws", headers=[("x-issued", str(time.time() + 1))]))
+
+
 async def test_who_kicked_whom_is_logged(server: StartServer, caplog: pytest.LogCaptureFixture) -> None:
     """An operator's kick leaves one line with who, whom, why and how much, and no token."""
     caplog.set_level("INFO")
