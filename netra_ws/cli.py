@@ -210,7 +210,8 @@ async def _serve(settings: Settings) -> bool:
 
     ending = until_signals(lambda: soon(asked.set), longest_end_s(settings) + SPARE_S)
     # A terminal that is closed takes its server along; a service is only told to look at its files again.
-    service = settings.server.tls_cert is not None or not (sys.stderr.isatty() or sys.stdin.isatty())
+    by_hand = any(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stderr))
+    service = settings.server.tls_cert is not None or not by_hand
     with ending, on_hangup(hang_up if service else None):
         async with open_server(settings) as server:
             running.append(server)
