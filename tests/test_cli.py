@@ -598,18 +598,7 @@ def test_chat_loses_its_reader(server: Serving) -> None:
 
 def test_chat_in_a_terminal(server: Serving) -> None:
     """In a terminal, lines are asked for one after another and answered in colours until the end of input."""
-    mine, theirs = pty.openpty()
-    talker = subprocess.Popen(
-        [sys.executable, "-m", "netra_ws", "chat", "--url", server.url],
-        cwd=server.folder,
-        env=environment(server.folder),
-        stdin=theirs,
-        stdout=theirs,
-        stderr=theirs,
-        start_new_session=True,
-    )
-    os.close(theirs)
-    try:
+    with in_terminal(server.folder, "chat", "--url", server.url) as (talker, mine):
         seen = _read_until(mine, "> ")
         os.write(mine, b"What is 2*21?\n")
         seen = _read_until(mine, "42", "> ")
@@ -618,28 +607,13 @@ def test_chat_in_a_terminal(server: Serving) -> None:
         _read_until(mine, "44", "> ")
         os.write(mine, b"\x04")
         assert talker.wait(PATIENCE_S) == 0
-    finally:
-        talker.kill()
-        talker.wait(PATIENCE_S)
-        os.close(mine)
 
 
 def test_chat_at_its_prompt_hears_of_a_kick(server: Serving) -> None:
     """Who is signed out while nothing is typed is told at once, with the reason, and the chat ends with 3."""
     operator = command(server.folder, "token", "--user", "boss", "--permission", "operator").stdout.strip()
     bearer = command(server.folder, "token", "--user", "signed-out").stdout.strip()
-    mine, theirs = pty.openpty()
-    talker = subprocess.Popen(
-        [sys.executable, "-m", "netra_ws", "chat", "--url", server.url, "--token", bearer],
-        cwd=server.folder,
-        env=environment(server.folder),
-        stdin=theirs,
-        stdout=theirs,
-        stderr=theirs,
-        start_new_session=True,
-    )
-    os.close(theirs)
-    try:
+    with in_terminal(server.folder, "chat", "--url", server.url, "--token", bearer) as (talker, mine):
         _read_until(mine, "> ")
         body = json.dumps({"user_id": "signed-out", "reason": "Policy 7"}).encode()
         request = urllib.request.Request(
@@ -649,10 +623,6 @@ def test_chat_at_its_prompt_hears_of_a_kick(server: Serving) -> None:
             assert json.load(answer)["connections"] == 1
         _read_until(mine, "Policy 7")
         assert talker.wait(PATIENCE_S) == 3
-    finally:
-        talker.kill()
-        talker.wait(PATIENCE_S)
-        os.close(mine)
 
 
 def test_a_hangup_ends_no_service(tmp_path: Path) -> None:
@@ -667,11 +637,20 @@ def test_a_hangup_ends_no_service(tmp_path: Path) -> None:
 
 def test_a_terminal_that_is_closed_takes_its_server_along(tmp_path: Path) -> None:
     """A server that was started by hand does not outlive its terminal."""
+    with in_terminal(tmp_path, "--port", "0", "--store", "memory:") as (serving, mine):
+        _read_until(mine, "Listening on")
+        serving.send_signal(signal.SIGHUP)
+        assert serving.wait(PATIENCE_S) == -signal.SIGHUP
+
+
+@contextlib.contextmanager
+def in_terminal(folder: Path, *words: str) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+    """Run a command in a terminal of its own; yield it and our end of the terminal."""
     mine, theirs = pty.openpty()
-    serving = subprocess.Popen(
-        [sys.executable, "-m", "netra_ws", "--port", "0", "--store", "memory:"],
-        cwd=tmp_path,
-        env=environment(tmp_path),
+    running = subprocess.Popen(
+        [sys.executable, "-m", "netra_ws", *words],
+        cwd=folder,
+        env=environment(folder),
         stdin=theirs,
         stdout=theirs,
         stderr=theirs,
@@ -679,12 +658,10 @@ def test_a_terminal_that_is_closed_takes_its_server_along(tmp_path: Path) -> Non
     )
     os.close(theirs)
     try:
-        _read_until(mine, "Listening on")
-        serving.send_signal(signal.SIGHUP)
-        assert serving.wait(PATIENCE_S) == -signal.SIGHUP
+        yield running, mine
     finally:
-        serving.kill()
-        serving.wait(PATIENCE_S)
+        running.kill()
+        running.wait(PATIENCE_S)
         os.close(mine)
 
 

@@ -105,17 +105,8 @@ class Admission:
     _tickets_issued: int = attrs.field(init=False, default=0, repr=False)
     _tickets_refused: int = attrs.field(init=False, default=0, repr=False)
 
-    def admit(self, head: Head, now: float, peer: str) -> Identity:
-        """Return who sent *head* from the address *peer* at *now*, in Unix seconds; a ticket stays as it is.
-
-        Raises:
-            Refused: 403 ``ORIGIN_…``, 429 ``RATE_LIMITED``, 401 ``TOKEN_…`` or ``TICKET_INVALID``.
-        """
-        self.screen(head, now, peer)
-        return self.identify(head, now, peer)
-
     def screen(self, head: Head, now: float, peer: str) -> None:
-        """Do the part of ``admit`` that comes before the question who it is.
+        """Decide what comes before the question who it is.
 
         Raises:
             Refused: 403 ``ORIGIN_REFUSED`` or ``ORIGIN_BLOCKED``, or 429 ``RATE_LIMITED``.
@@ -153,7 +144,7 @@ class Admission:
         return token is not None and self.verifier.names_unknown_key(token)
 
     def identify(self, head: Head, now: float, peer: str, *, tickets: bool = True) -> Identity:
-        """Do the part of ``admit`` that is about token and ticket.
+        """Return who sent *head*, by token or ticket; a ticket stays as it is.
 
         Args:
             tickets: Whether a ticket is a carrier. Looking at it does not use it up, so it must not be one

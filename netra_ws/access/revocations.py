@@ -11,8 +11,9 @@ from collections.abc import Iterable
 
 import attrs
 
-from netra_ws.errors import Refused
 from netra_ws.identity import Identity
+
+from .challenge import not_good
 
 #: Tokens are taken to live no longer than this, in seconds, where nobody knows their end. A token that does
 #: outlives its revocation: who makes such tokens revokes again in time.
@@ -124,12 +125,7 @@ class Revocations:
             Refused: 401 ``TOKEN_REVOKED``.
         """
         if self.cover(identity, now, since):
-            raise Refused(
-                401,
-                "TOKEN_REVOKED",
-                "The token was revoked.",
-                headers=(("WWW-Authenticate", 'Bearer error="invalid_token"'),),
-            )
+            raise not_good("TOKEN_REVOKED", "The token was revoked.")
 
 
 def digest_of(token_id: str) -> str:

@@ -18,6 +18,8 @@ import attrs
 from netra_ws.errors import Refused
 from netra_ws.identity import Identity
 
+from .challenge import not_good
+
 #: Seconds for a page to open its socket after it asked.
 TICKET_S = 30.0
 #: Tickets of one user at the same time; a page asks right before it connects, so more are leftovers.
@@ -78,12 +80,7 @@ class Tickets:
         if identity.expires_at is not None:
             expires_at = min(expires_at, identity.expires_at)
         if expires_at <= now:
-            raise Refused(
-                401,
-                "TOKEN_EXPIRED",
-                "The token has expired.",
-                headers=(("WWW-Authenticate", 'Bearer error="invalid_token"'),),
-            )
+            raise not_good("TOKEN_EXPIRED", "The token has expired.")
         self._make_room(identity.user_id, now)
         ticket = secrets.token_urlsafe(_RANDOM_BYTES)
         digest = _digest(ticket)
@@ -130,12 +127,7 @@ class Tickets:
         found = self._tickets.get(_digest(ticket)) if len(ticket) <= _MAX_CHARACTERS else None
         # A clock that was set back makes no ticket live longer than it was given.
         if found is None or found.in_use or not found.asked_at <= now < found.expires_at:
-            raise Refused(
-                401,
-                "TICKET_INVALID",
-                "The ticket is not valid; ask for a new one.",
-                headers=(("WWW-Authenticate", 'Bearer error="invalid_token"'),),
-            )
+            raise not_good("TICKET_INVALID", "The ticket is not valid; ask for a new one.")
         return found
 
     def _make_room(self, user_id: str, now: float) -> None:

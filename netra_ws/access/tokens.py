@@ -17,6 +17,7 @@ import attrs
 from netra_ws.errors import ConfigError, Refused
 from netra_ws.identity import DEFAULT_PERMISSIONS, Identity, is_user_id
 
+from .challenge import not_good
 from .jws import Compact, encode, put_together, read_json, take_apart
 from .keys import PUBLIC_ALGORITHMS, SECRET_ALGORITHM, PublicKeys, Secret
 
@@ -111,12 +112,7 @@ def _decode(encoded: str) -> str:
 
 
 def _refuse_invalid(why: str) -> NoReturn:
-    raise Refused(
-        401,
-        "TOKEN_INVALID",
-        f"The token is not valid: {why}.",
-        headers=(("WWW-Authenticate", 'Bearer error="invalid_token"'),),
-    )
+    raise not_good("TOKEN_INVALID", f"The token is not valid: {why}.")
 
 
 @attrs.frozen
@@ -247,12 +243,7 @@ class Verifier:
             if start is not None and start > now + self.leeway_s:
                 _refuse_invalid(f"{name} lies in the future")
         if now >= expires_at + self.leeway_s:
-            raise Refused(
-                401,
-                "TOKEN_EXPIRED",
-                "The token has expired.",
-                headers=(("WWW-Authenticate", 'Bearer error="invalid_token"'),),
-            )
+            raise not_good("TOKEN_EXPIRED", "The token has expired.")
         return expires_at
 
 

@@ -165,7 +165,8 @@ class Kick:
                 for connection in self._connections:
                     if connection is not self.by:
                         await connection.turn_over()
-            # A start that was under way when the kick came has its run by now; nobody can start another one.
+            # A start that was under way when the kick came has its run by now; only whoever kicks themselves
+            # can begin another one, until they are answered.
             identities = {id(connection.identity) for connection in self._connections}
             for context in self._contexts:
                 for run in list(context.runs.values()):

@@ -9,10 +9,8 @@ import attrs
 from netra_ws.wire.head import Head, Reply, json_reply
 
 from .containers import CONTAINERS, Container
-from .sources import Sources
+from .sources import FRESH, Sources
 from .waits import WAITS, Wait
-
-_FRESH = (("Cache-Control", "no-store"),)
 
 
 @attrs.frozen
@@ -31,8 +29,8 @@ class Bounds:
         containers = [self._container(row, sizes) for row in CONTAINERS]
         waits = [self._wait(row) for row in WAITS]
         if head.query.get("format") == "text":
-            return Reply(200, _text(containers, waits).encode(), "text/plain; charset=utf-8", _FRESH)
-        return json_reply(200, {"containers": containers, "waits": waits}, _FRESH)
+            return Reply(200, _text(containers, waits).encode(), "text/plain; charset=utf-8", FRESH)
+        return json_reply(200, {"containers": containers, "waits": waits}, FRESH)
 
     def _container(self, row: Container, sizes: bool) -> dict[str, Any]:
         fields = {

@@ -9,7 +9,7 @@ from netra_ws.errors import StoreError
 from netra_ws.measures import memory_bytes
 from netra_ws.wire.head import Head, Reply, json_reply
 
-from .sources import STUCK_S, Sources
+from .sources import FRESH, STUCK_S, Sources
 
 #: Seconds for a round trip to the store; the first where traffic depends on it, the second where it is only told.
 PING_S = 2.0
@@ -27,8 +27,6 @@ PROBLEMS = {
     "runs": "runs could not be stopped",
     "accepting": "the server is draining",
 }
-
-_FRESH = (("Cache-Control", "no-store"),)
 
 
 @attrs.frozen
@@ -58,7 +56,7 @@ class Health:
             },
             "errors": problems,
         }
-        return json_reply(200, fields, _FRESH)
+        return json_reply(200, fields, FRESH)
 
     def _look(self) -> dict[str, bool]:
         """Return what can be told without waiting: whether each part is well."""
@@ -87,7 +85,7 @@ class Health:
             "memory": high is None or memory_bytes() <= high,
         }
         ready = all(checks.values())
-        return json_reply(200 if ready else 503, {"ready": ready, "checks": checks}, _FRESH)
+        return json_reply(200 if ready else 503, {"ready": ready, "checks": checks}, FRESH)
 
     def _store_takes_writes(self) -> bool:
         recorder = self.sources.recorder.statistics()
@@ -104,4 +102,4 @@ class Health:
     async def beacon(self, head: Head, body: bytes) -> Reply:
         """Answer that there is a WebSocket server here."""
         fields = {"status": "healthy", "service": "websocket_beacon", "timestamp": self.sources.clock()}
-        return json_reply(200, fields, (*_FRESH, ("Access-Control-Allow-Origin", "*")))
+        return json_reply(200, fields, (*FRESH, ("Access-Control-Allow-Origin", "*")))

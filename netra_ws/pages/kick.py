@@ -12,7 +12,7 @@ from netra_ws.protocol.codec import read_command
 from netra_ws.protocol.commands import Kick
 from netra_ws.wire.head import Head, Reply, json_reply
 
-from .sources import Sources
+from .sources import FRESH, Sources
 
 #: HTTP status of what may be wrong with a kick that was understood.
 _STATUS = {"QUOTA_EXCEEDED": 507, "CANCEL_TIMEOUT": 504, "UNAVAILABLE": 503}
@@ -46,7 +46,7 @@ class KickPage:
         if kicked is None:
             raise Refused(503, "UNAVAILABLE", "It was begun, but the proof takes longer than a request may.")
         fields = {"type": "ack", **attrs.asdict(kicked), "timestamp": self.sources.clock()}
-        return json_reply(200, fields, (("Cache-Control", "no-store"),))
+        return json_reply(200, fields, FRESH)
 
 
 def _read(body: bytes) -> Kick:

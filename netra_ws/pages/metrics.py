@@ -15,7 +15,7 @@ from netra_ws.measures import Histogram, memory_bytes
 from netra_ws.wire.head import Head, Reply
 
 from .containers import CONTAINERS
-from .sources import Sources, rate_limited
+from .sources import FRESH, Sources, rate_limited
 
 _PREFIX = "netra_ws_"
 
@@ -33,7 +33,7 @@ class Metrics(Collector):
     async def page(self, head: Head, body: bytes) -> Reply:
         """Answer in the text format 0.0.4."""
         text = generate_latest(self._registry)
-        return Reply(200, text, "text/plain; version=0.0.4; charset=utf-8", (("Cache-Control", "no-store"),))
+        return Reply(200, text, "text/plain; version=0.0.4; charset=utf-8", FRESH)
 
     def collect(self) -> Iterator[Metric]:
         """Yield every metric; called by prometheus-client."""

@@ -9,11 +9,10 @@ import attrs
 from netra_ws.errors import Refused
 from netra_ws.wire.head import Head, Reply, json_reply
 
-from .sources import Sources
+from .sources import FRESH, Sources
 
 #: Longer than any origin a browser sends.
 MAX_TEXT = 1024
-_FRESH = (("Cache-Control", "no-store"),)
 
 
 @attrs.frozen
@@ -32,7 +31,7 @@ class Unblock:
         sources = self.sources
         await sources.operator(head)
         origin, address = _read(body)
-        return json_reply(200, {"unblocked": sources.admission.unblock(origin, address, sources.clock())}, _FRESH)
+        return json_reply(200, {"unblocked": sources.admission.unblock(origin, address, sources.clock())}, FRESH)
 
 
 def _read(body: bytes) -> tuple[str | None, str | None]:

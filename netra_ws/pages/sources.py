@@ -24,6 +24,8 @@ from netra_ws.wire.heartbeat import Heartbeat
 from netra_ws.wire.pump import Wiring
 
 _TALK = frozenset(command.type for command in TALK)
+#: For answers that are true at their moment only, or meant for one reader.
+FRESH = (("Cache-Control", "no-store"),)
 #: Seconds without progress after which the recorder or the flusher counts as stuck.
 STUCK_S = 5.0
 

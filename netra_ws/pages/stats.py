@@ -13,11 +13,10 @@ from netra_ws.contexts.context import UserContext
 from netra_ws.measures import memory_bytes
 from netra_ws.wire.head import Head, Reply, json_reply
 
-from .sources import Sources, rate_limited
+from .sources import FRESH, Sources, rate_limited
 
 #: Blocked pairs that are listed; ``origins_blocked`` tells how many there are.
 SHOWN = 100
-_FRESH = (("Cache-Control", "no-store"),)
 
 
 @attrs.frozen
@@ -28,13 +27,13 @@ class Stats:
 
     async def config(self, head: Head, body: bytes) -> Reply:
         """Tell how to connect, and the limits."""
-        return json_reply(200, dict(self.sources.config), _FRESH)
+        return json_reply(200, dict(self.sources.config), FRESH)
 
     async def stats(self, head: Head, body: bytes) -> Reply:
         """Tell counts; with an operator's token also users and their connections.
 
         Raises:
-            Refused: A token came along that is not good, or not an operator's; or 429, 403 as for a socket.
+            Refused: A token came along that is not good; or 429, 403 as for a socket.
         """
         fields = self._counts()
         if await self.sources.shows_all(head):
@@ -45,7 +44,7 @@ class Stats:
             fields["stuck_runs"] = [run.run_id for run in runs if run.sealed]
             fields["stalls"] = [attrs.asdict(stall) for stall in list(self.sources.watchdog.last)]
             fields["by_user"] = {context.user_id: _user(context) for context in self.sources.registry}
-        return json_reply(200, fields, _FRESH)
+        return json_reply(200, fields, FRESH)
 
     def _counts(self) -> dict[str, Any]:
         sources = self.sources

@@ -7,11 +7,10 @@ import attrs
 from netra_ws.errors import Refused
 from netra_ws.wire.head import Head, Reply, json_reply, refusal
 
-from .sources import Sources
+from .sources import FRESH, Sources
 
 #: Seconds for which a browser need not ask again whether it may; short, since the list of origins may change.
 PREFLIGHT_S = 600
-_FRESH = (("Cache-Control", "no-store"),)
 _MAY = (
     ("Access-Control-Allow-Methods", "POST"),
     ("Access-Control-Allow-Headers", "Authorization, Content-Type"),
@@ -37,7 +36,7 @@ class TicketDesk:
         if head.method == "OPTIONS":
             # A preflight carries no token, so it counts against no budget but that of its origin.
             sources.admission.check_origin(head, sources.clock(), head.peer)
-            return Reply(200, headers=(("Allow", "OPTIONS, POST"), *_FRESH, *_MAY, *self._cors(head)))
+            return Reply(200, headers=(("Allow", "OPTIONS, POST"), *FRESH, *_MAY, *self._cors(head)))
         try:
             # Not for a ticket: half a minute would last for ever.
             identity = await sources.identify(head, tickets=False)
@@ -46,9 +45,9 @@ class TicketDesk:
             if refused.code.startswith("ORIGIN_"):
                 raise
             answer = refusal(refused)  # a copy: a program's own rule may raise the same object every time
-            return attrs.evolve(answer, headers=(*answer.headers, *_FRESH, *self._cors(head)))
+            return attrs.evolve(answer, headers=(*answer.headers, *FRESH, *self._cors(head)))
         fields = {"ticket": issued.ticket, "expires_at": issued.expires_at, "single_use": True}
-        return json_reply(200, fields, (*_FRESH, *self._cors(head)))
+        return json_reply(200, fields, (*FRESH, *self._cors(head)))
 
     def _cors(self, head: Head) -> tuple[tuple[str, str], ...]:
         """Return what lets a page read the answer; only for origins that passed."""

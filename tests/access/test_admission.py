@@ -30,17 +30,23 @@ def make_admission(*, failed: int = 100, connects: int = 1000, allow_query: bool
     )
 
 
+def admit(admission: Admission, head: RequestHead, now: float, peer: str) -> Identity:
+    """Do all that the door does before a seat."""
+    admission.screen(head, now, peer)
+    return admission.identify(head, now, peer)
+
+
 def refusal(admission: Admission, head: RequestHead) -> tuple[int, str]:
     with pytest.raises(Refused) as caught:
-        admission.admit(head, NOW, PEER)
+        admit(admission, head, NOW, PEER)
     return caught.value.status, caught.value.code
 
 
 def test_admitted() -> None:
     """A good origin and a good token give an identity."""
     admission = make_admission()
-    assert admission.admit(RequestHead([GOOD_ORIGIN, BEARER]), NOW, PEER).user_id == "ada"
-    assert admission.admit(RequestHead([BEARER]), NOW, PEER).user_id == "ada"
+    assert admit(admission, RequestHead([GOOD_ORIGIN, BEARER]), NOW, PEER).user_id == "ada"
+    assert admit(admission, RequestHead([BEARER]), NOW, PEER).user_id == "ada"
 
 
 def test_order() -> None:
@@ -56,8 +62,8 @@ def test_a_foreign_page_uses_up_nothing_of_an_address() -> None:
     admission = make_admission(connects=2, failed=1)
     for _ in range(20):
         assert refusal(admission, RequestHead([BAD_ORIGIN, BEARER]))[0] == 403
-    assert admission.admit(RequestHead([GOOD_ORIGIN, BEARER]), NOW, PEER).user_id == "ada"
-    assert admission.admit(RequestHead([BEARER]), NOW, PEER).user_id == "ada"
+    assert admit(admission, RequestHead([GOOD_ORIGIN, BEARER]), NOW, PEER).user_id == "ada"
+    assert admit(admission, RequestHead([BEARER]), NOW, PEER).user_id == "ada"
 
 
 def fetched(site: bytes, dest: bytes) -> list[tuple[bytes, bytes]]:
@@ -71,7 +77,7 @@ def test_nor_does_what_it_embeds(site: bytes, dest: bytes) -> None:
     admission = make_admission(connects=1, failed=1)
     for _ in range(20):
         assert refusal(admission, RequestHead(fetched(site, dest), {"ticket": "x"}))[0] == 403
-    assert admission.admit(RequestHead([BEARER]), NOW, PEER).user_id == "ada"
+    assert admit(admission, RequestHead([BEARER]), NOW, PEER).user_id == "ada"
 
 
 @pytest.mark.parametrize(
@@ -82,8 +88,8 @@ def test_nor_does_what_it_embeds(site: bytes, dest: bytes) -> None:
 def test_what_a_person_opens_is_no_foreign_page(headers: list[tuple[bytes, bytes]]) -> None:
     """Our own pages, an address that was typed, and a link that was followed get in; so does an allowed origin."""
     admission = make_admission()
-    assert admission.admit(RequestHead([*headers, BEARER]), NOW, PEER).user_id == "ada"
-    assert admission.admit(RequestHead([*fetched(b"cross-site", b"empty"), GOOD_ORIGIN, BEARER]), NOW, PEER)
+    assert admit(admission, RequestHead([*headers, BEARER]), NOW, PEER).user_id == "ada"
+    assert admit(admission, RequestHead([*fetched(b"cross-site", b"empty"), GOOD_ORIGIN, BEARER]), NOW, PEER)
 
 
 @pytest.mark.parametrize(
@@ -101,7 +107,7 @@ def test_failures_are_counted(headers: list[tuple[bytes, bytes]], query: dict[st
     admission = make_admission(failed=1)
     assert refusal(admission, RequestHead(headers, query))[0] == 401
     assert refusal(admission, RequestHead([BEARER])) == (429, "RATE_LIMITED")
-    assert admission.admit(RequestHead([BEARER]), NOW, "192.0.2.2").user_id == "ada"
+    assert admit(admission, RequestHead([BEARER]), NOW, "192.0.2.2").user_id == "ada"
 
 
 def test_strikes() -> None:
@@ -114,9 +120,9 @@ def test_strikes() -> None:
     other = RequestHead([(b"origin", b"https://other.example")])
     assert refusal(admission, other) == (403, "ORIGIN_REFUSED"), "another origin is another pair"
     with pytest.raises(Refused, match="ORIGIN_REFUSED"):
-        admission.admit(head, NOW, "192.0.2.2")
+        admit(admission, head, NOW, "192.0.2.2")
     with pytest.raises(Refused, match="ORIGIN_REFUSED"):
-        admission.admit(head, NOW + 600, PEER)
+        admit(admission, head, NOW + 600, PEER)
 
 
 def test_unblock_takes_any_spelling() -> None:
@@ -139,7 +145,7 @@ def test_a_ticket_stands_behind_header_and_offer_and_before_the_query() -> None:
     everything = {"ticket": ticket, "token": mint(SECRET, "eve", None, 60, NOW)}
 
     def who(headers: Sequence[tuple[bytes, bytes]], query: Mapping[str, str]) -> str:
-        return admission.admit(RequestHead(headers, query), NOW, PEER).user_id
+        return admit(admission, RequestHead(headers, query), NOW, PEER).user_id
 
     assert who([BEARER], everything) == who([offer], everything) == "ada"
     assert who([], everything) == who([basic], everything) == "grace"
@@ -163,7 +169,7 @@ def test_a_ticket_is_no_carrier_where_something_is_changed() -> None:
 def test_the_revoked_stay_outside(carrier: str) -> None:
     """Who was signed out is refused with a token that is good otherwise, and with a ticket from before."""
     admission = make_admission(failed=1)
-    identity = admission.admit(RequestHead([BEARER]), NOW, PEER)
+    identity = admit(admission, RequestHead([BEARER]), NOW, PEER)
     issued = admission.issue_ticket(identity, NOW)
     head = RequestHead([BEARER]) if carrier == "token" else RequestHead([], {"ticket": issued.ticket})
     admission.revocations.revoke(NOW, "ada", None)
@@ -179,7 +185,7 @@ def test_tickets_of_ones_own_rule_are_revoked_by_their_time() -> None:
     admission.revocations.revoke(NOW - 0.5, "ada", None)
     after = admission.issue_ticket(Identity("ada"), NOW).ticket
     assert refusal(admission, RequestHead([], {"ticket": before})) == (401, "TOKEN_REVOKED")
-    assert admission.admit(RequestHead([], {"ticket": after}), NOW, PEER).user_id == "ada"
+    assert admit(admission, RequestHead([], {"ticket": after}), NOW, PEER).user_id == "ada"
     admission.note_success(Identity("ada"), NOW, PEER)
     with pytest.raises(Refused, match="TOKEN_REVOKED"):
         admission.note_success(Identity("ada", claims={"iat": NOW - 60}), NOW, PEER)
@@ -193,7 +199,7 @@ def test_a_rule_of_ones_own() -> None:
     ticket = admission.issue_ticket(Identity("ada"), NOW).ticket
     head = RequestHead([BEARER, BEARER], {"ticket": ticket})
     assert admission.ticket_of(head) == ticket
-    assert admission.admit(head, NOW, elsewhere).user_id == "ada"
+    assert admit(admission, head, NOW, elsewhere).user_id == "ada"
     admission.note_success(Identity("bob"), NOW, elsewhere)
     admission.note_failure(Refused(503, "AWAY", "x"), NOW, elsewhere)
     admission.screen(RequestHead(), NOW, elsewhere)
@@ -235,14 +241,14 @@ def test_screen_needs_no_token() -> None:
 def test_statistics() -> None:
     """Every decision is counted once under its outcome."""
     admission = make_admission(connects=5, failed=4)
-    admission.admit(RequestHead([BEARER]), NOW, PEER)
+    admit(admission, RequestHead([BEARER]), NOW, PEER)
     expired = mint(SECRET, "ada", None, -60, NOW)
     for headers in ([], [(b"authorization", f"Bearer {expired}".encode())], [(b"authorization", b"Bearer x")]):
         refusal(admission, RequestHead(headers))
     refusal(admission, RequestHead([], {"ticket": "x"}))
     refusal(admission, RequestHead([BEARER]))
     with pytest.raises(Refused, match="RATE_LIMITED"):
-        admission.admit(RequestHead([BEARER]), NOW + 1, PEER)
+        admit(admission, RequestHead([BEARER]), NOW + 1, PEER)
     for _ in range(6):
         refusal(admission, RequestHead([BAD_ORIGIN]))
     refusal(admission, RequestHead([(b"origin", b"null")]))
