@@ -218,7 +218,7 @@ def test_a_rule_of_ones_own() -> None:
 def test_query_token() -> None:
     """A token in the query is believed only where settings allow it."""
     head = RequestHead(query={"token": TOKEN})
-    assert make_admission(allow_query=True).admit(head, NOW, PEER).user_id == "ada"
+    assert admit(make_admission(allow_query=True), head, NOW, PEER).user_id == "ada"
     assert refusal(make_admission(), head) == (401, "TOKEN_MISSING")
 
 
@@ -226,7 +226,7 @@ def test_own_origin_needs_one_host() -> None:
     """The server's own origin is known by its one Host header; of two, none is believed."""
     own = Admission(Verifier(SECRET), OriginPolicy([], environment="development"), AddressTable(10, 100, 100))
     head = [(b"origin", b"http://dev.example"), (b"host", b"dev.example"), BEARER]
-    assert own.admit(RequestHead(head), NOW, PEER).user_id == "ada"
+    assert admit(own, RequestHead(head), NOW, PEER).user_id == "ada"
     assert refusal(own, RequestHead([*head, (b"host", b"other.example")])) == (403, "ORIGIN_REFUSED")
 
 
@@ -284,7 +284,7 @@ def test_any_head(headers: list[tuple[bytes, bytes]], text: str, peer: str) -> N
     """Any bytes in a head become an identity or a refusal."""
     query = {"token": text, "ticket": text[::2]}
     try:
-        identity = make_admission(allow_query=True).admit(RequestHead(headers, query), NOW, peer)
+        identity = admit(make_admission(allow_query=True), RequestHead(headers, query), NOW, peer)
     except Refused as refused:
         assert refused.status in (401, 403)  # noqa: PT017
     else:
