@@ -12,7 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .agents.agent import Agent as Agent
+    from .agents.mcp import McpServer as McpServer
+    from .agents.mcp import open_mcp as open_mcp
     from .agents.run import Run as Run
+    from .agents.tools import Tool as Tool
     from .agents.tools import ToolCall as ToolCall
     from .client import Session as Session
     from .client import connect as connect
@@ -50,6 +53,7 @@ __all__ = [
     "ConfigError",
     "ConnectionLost",
     "Identity",
+    "McpServer",
     "NetraError",
     "Position",
     "Refused",
@@ -64,11 +68,13 @@ __all__ = [
     "Settings",
     "StoreError",
     "Surroundings",
+    "Tool",
     "ToolCall",
     "UserSession",
     "WrongThread",
     "__version__",
     "connect",
+    "open_mcp",
     "open_server",
     "serve",
 ]
@@ -83,6 +89,7 @@ _HOMES: Mapping[str, str] = {
     "ConfigError": "errors",
     "ConnectionLost": "errors",
     "Identity": "identity",
+    "McpServer": "agents.mcp",
     "NetraError": "errors",
     "Position": "protocol.replies",
     "Refused": "errors",
@@ -97,11 +104,13 @@ _HOMES: Mapping[str, str] = {
     "Settings": "settings",
     "StoreError": "errors",
     "Surroundings": "server",
+    "Tool": "agents.tools",
     "ToolCall": "agents.tools",
     "UserSession": "contexts.embedding",
     "WrongThread": "errors",
     "__version__": "version",
     "connect": "client",
+    "open_mcp": "agents.mcp",
     "open_server": "server",
     "serve": "server",
 }

@@ -42,6 +42,9 @@ ONLY = {
     "jwt": {"access"},
     "cryptography": {"access", "wire"},
     "httpx": {"keyring"},
+    "httpx2": {"agents"},
+    "jsonschema": {"agents"},
+    "mcp": {"agents"},
 }
 WITHOUT_TRIO = {"errors", "identity", "signals", "protocol", "access", "settings"}
 
