@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .agents.agent import Agent as Agent
+    from .agents.declaring import tool as tool
     from .agents.mcp import McpServer as McpServer
     from .agents.mcp import open_mcp as open_mcp
     from .agents.run import Run as Run
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from .errors import CommandFailed as CommandFailed
     from .errors import ConfigError as ConfigError
     from .errors import ConnectionLost as ConnectionLost
+    from .errors import DelegateFailed as DelegateFailed
+    from .errors import InputDeclined as InputDeclined
     from .errors import NetraError as NetraError
     from .errors import Refused as Refused
     from .errors import Rejected as Rejected
@@ -33,6 +36,7 @@ if TYPE_CHECKING:
     from .errors import ServerError as ServerError
     from .errors import SessionError as SessionError
     from .errors import StoreError as StoreError
+    from .errors import ToolDenied as ToolDenied
     from .errors import WrongThread as WrongThread
     from .identity import Identity as Identity
     from .protocol.closing import CloseCode as CloseCode
@@ -52,7 +56,9 @@ __all__ = [
     "CommandFailed",
     "ConfigError",
     "ConnectionLost",
+    "DelegateFailed",
     "Identity",
+    "InputDeclined",
     "McpServer",
     "NetraError",
     "Position",
@@ -70,6 +76,7 @@ __all__ = [
     "Surroundings",
     "Tool",
     "ToolCall",
+    "ToolDenied",
     "UserSession",
     "WrongThread",
     "__version__",
@@ -77,6 +84,7 @@ __all__ = [
     "open_mcp",
     "open_server",
     "serve",
+    "tool",
 ]
 
 #: Public name → the module that has it; the same as the imports above, for the running program.
@@ -88,7 +96,9 @@ _HOMES: Mapping[str, str] = {
     "CommandFailed": "errors",
     "ConfigError": "errors",
     "ConnectionLost": "errors",
+    "DelegateFailed": "errors",
     "Identity": "identity",
+    "InputDeclined": "errors",
     "McpServer": "agents.mcp",
     "NetraError": "errors",
     "Position": "protocol.replies",
@@ -106,6 +116,7 @@ _HOMES: Mapping[str, str] = {
     "Surroundings": "server",
     "Tool": "agents.tools",
     "ToolCall": "agents.tools",
+    "ToolDenied": "errors",
     "UserSession": "contexts.embedding",
     "WrongThread": "errors",
     "__version__": "version",
@@ -113,6 +124,7 @@ _HOMES: Mapping[str, str] = {
     "open_mcp": "agents.mcp",
     "open_server": "server",
     "serve": "server",
+    "tool": "agents.declaring",
 }
 
 

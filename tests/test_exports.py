@@ -17,7 +17,7 @@ HEAVY = ["sqlalchemy", "prometheus_client", "httpx", "coredis", "psycopg", "mcp"
 
 
 def test_all_is_sorted_and_short() -> None:
-    """``__all__`` is sorted, names nothing twice, and stays at about 25 names."""
+    """``__all__`` is sorted, names nothing twice, and stays short: what a program of its own needs, no more."""
     assert netra_ws.__all__ == sorted(set(netra_ws.__all__))
     assert 20 <= len(netra_ws.__all__) <= 40
 

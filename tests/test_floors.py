@@ -43,7 +43,6 @@ ONLY = {
     "cryptography": {"access", "wire"},
     "httpx": {"keyring"},
     "httpx2": {"agents"},
-    "jsonschema": {"agents"},
     "mcp": {"agents"},
 }
 WITHOUT_TRIO = {"errors", "identity", "signals", "protocol", "access", "settings"}

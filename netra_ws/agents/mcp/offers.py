@@ -117,7 +117,7 @@ def _description(offer: Offer, server: McpServer) -> str:
 def _read(parameters: Parameters, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
     violations = parameters.violations(arguments)
     if violations:
-        raise InvalidParameters("; ".join(violations))
+        raise InvalidParameters(violations)
     return arguments
 
 

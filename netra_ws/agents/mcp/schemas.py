@@ -14,20 +14,21 @@ from typing import Any
 
 import attrs
 import orjson
-from jsonschema import Draft202012Validator, ValidationError
+from jsonschema import Draft202012Validator
 from jsonschema.exceptions import SchemaError
 from jsonschema.validators import extend, validator_for
 from referencing import Registry
 from referencing.exceptions import Unresolvable
 from referencing.jsonschema import specification_with
 
+from netra_ws.errors import MAX_FIELDS
+
 #: Bytes of a schema; it goes to the model with every request.
 MAX_SCHEMA_BYTES = 64 * 2**10
 #: Keywords that one check looks at, about 50 ms; what is behind that is left to the server.
 MAX_STEPS = 10_000
-#: Violations that are told, and characters of each.
-MAX_VIOLATIONS = 8
-MAX_VIOLATION = 300
+#: Characters of what is said about one place; it quotes the value.
+MAX_WORDS = 300
 #: Items among which the same one twice is looked for: each is compared with each, in one step.
 MAX_UNIQUE = 100
 #: Keywords that run regular expressions.
@@ -82,19 +83,20 @@ class Parameters:
             draft.check_schema(schema, format_checker=None)
             _check_references(schema, draft)
         except SchemaError as exc:
-            raise UnfitSchema(f"its schema is no JSON Schema: {_line(exc)}") from None
+            raise UnfitSchema(f"its schema is no JSON Schema: {exc.json_path}: {_short(exc.message)}") from None
         except RecursionError:
             raise UnfitSchema("its schema is too deep") from None
         return cls(schema, _bounded(draft)(schema, registry=Registry()))  # a registry that retrieves nothing
 
-    def violations(self, arguments: Mapping[str, Any]) -> list[str]:
-        """Return what is wrong with *arguments*, each by its path: ``$.limit: 0 is less than the minimum of 1``."""
-        found: list[str] = []
+    def violations(self, arguments: Mapping[str, Any]) -> dict[str, str]:
+        """Return what is wrong with *arguments* by JSON path: ``$.limit``: ``0 is less than the minimum of 1``."""
+        found: dict[str, str] = {}
         before = _steps_left.set(MAX_STEPS)
         try:
             for error in self._validator.iter_errors(dict(arguments)):
-                found.append(_line(error))
-                if len(found) == MAX_VIOLATIONS:
+                before_it = f"{found[error.json_path]}; " if error.json_path in found else ""
+                found[error.json_path] = _short(before_it + error.message)
+                if len(found) == MAX_FIELDS:
                     break
         except (_Enough, RecursionError, Unresolvable):
             pass  # what the schema wants is not to be found out here
@@ -103,9 +105,8 @@ class Parameters:
         return found
 
 
-def _line(error: ValidationError | SchemaError) -> str:
-    text = f"{error.json_path}: {error.message}"
-    return text if len(text) <= MAX_VIOLATION else f"{text[: MAX_VIOLATION - 1]}…"
+def _short(text: str) -> str:
+    return text if len(text) <= MAX_WORDS else f"{text[: MAX_WORDS - 1]}…"
 
 
 @functools.cache
@@ -158,7 +159,7 @@ def _check_references(schema: Mapping[str, Any], draft: Any) -> None:
         try:
             resolver.lookup(reference)
         except (Unresolvable, ValueError, TypeError):
-            raise UnfitSchema(f"its schema refers to {reference[:MAX_VIOLATION]}, which is not in it") from None
+            raise UnfitSchema(f"its schema refers to {_short(reference)}, which is not in it") from None
 
 
 def _references(schema: Any) -> Iterator[str]:

@@ -82,7 +82,7 @@ class McpServer:
         problem = next(_problems(self), None)
         if problem is not None:
             raise ConfigError(f"MCP server {self.name!r}: {problem}")
-        if find_spec("mcp") is None or find_spec("mcp_types") is None or find_spec("jsonschema") is None:
+        if find_spec("mcp") is None or find_spec("mcp_types") is None:
             text = "the package mcp, version 2.3 or later, is needed: pip install 'netra_ws[mcp]'"
             raise ConfigError(f"MCP server {self.name!r}: {text}")
 

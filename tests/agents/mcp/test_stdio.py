@@ -16,7 +16,7 @@ from netra_ws import AgentError, ConfigError, Run, Tool, open_mcp
 from netra_ws.protocol.events import ToolCompleted, ToolExecuting, ToolProgress
 from netra_ws.testing import check_run, run_agent
 
-from .kit import alive, heard, heard_of, one_call, plain, real, signed, using
+from .kit import alive, heard, heard_of, one_call, plain, real, signed
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 

@@ -21,15 +21,13 @@ MODE = sys.argv[2] if len(sys.argv) > 2 else "good"
 ANYTHING = {"type": "object"}
 TEXT = {"type": "object", "properties": {"text": {"type": "string"}}, "required": ["text"]}
 
+#: Tools that take anything.
+NAMES = """
+    fail_with_text fail_silently refuse misanswer never die huge_line garbage progress flood ask
+    big big_object big_number image mixed secret fill environment
+"""
 #: Tools by name, with the schema of each.
-TOOLS: dict[str, Any] = {
-    "echo": TEXT,
-    **dict.fromkeys(
-        "fail_with_text fail_silently refuse misanswer never die huge_line garbage progress flood ask big big_object "
-        "big_number image mixed secret fill environment".split(),
-        ANYTHING,
-    ),
-}
+TOOLS: dict[str, Any] = {"echo": TEXT, **dict.fromkeys(NAMES.split(), ANYTHING)}
 #: What ``odd`` offers instead: what cannot be offered to a model, and what can only under another name.
 ODD = [
     ("no.such.sign", ANYTHING),
