@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import functools
 import ssl
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
 import anyio
 import attrs
 import httpx2
+import trio
 from mcp.client.streamable_http import streamable_http_client
 from mcp.shared._stream_protocols import ReadStream, WriteStream
 from mcp.shared.message import SessionMessage
@@ -160,14 +161,27 @@ class Body(httpx2.AsyncByteStream):
         if self._left is not None:
             self._left -= len(piece)
             if self._left < 0:
+                await self._stop()
                 raise httpx2.StreamError(f"more than {MAX_MESSAGE_BYTES} bytes")
         return piece
 
     async def aclose(self) -> None:
         """Give the socket back, or close it where something is left on it."""
-        if isinstance(self._pieces, AsyncGenerator):
-            await self._pieces.aclose()
+        await self._stop()
         await self._inner.aclose()
+
+    async def _stop(self) -> None:
+        # By a cancel at the next byte, and not by closing: the library's generators, which stand one inside the
+        # other, close from the inside only.
+        if self._pieces is None:
+            return
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            try:
+                while True:
+                    await self._pieces.__anext__()
+            except (StopAsyncIteration, httpx2.TransportError):
+                return
 
 
 def _reason(exc: BaseException) -> str:

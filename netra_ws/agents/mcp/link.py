@@ -52,6 +52,14 @@ PARTING_S = 1.0
 _ANSWERS: TypeAdapter[types.CallToolResult | types.InputRequiredResult] = TypeAdapter(
     types.CallToolResult | types.InputRequiredResult
 )
+#: How the texts begin of errors that the library makes where there is no answer; their codes are servers', too.
+_LIBRARY_WORDS = (
+    "Connection closed",
+    "SSE stream",
+    "Failed to parse",
+    "Unexpected content type",
+    "server answered a request with 202",
+)
 _CLIENT = types.Implementation(name="netra_ws", version=__version__)
 
 
@@ -104,7 +112,8 @@ class Link:
                     await self._converse(self._wire)
         except Exception as exc:
             # A crash wall: what another's library makes of another's bytes must not end the run's nursery.
-            self._fail(_why(exc))
+            trouble = self._wire.trouble if self._wire is not None else ""
+            self._fail(trouble or _why(exc))
             logger.debug("run %s: MCP server %s", self.run.run_id, self.server.name, exc_info=exc)
         finally:
             if self._life.cancelled_caught and not self._closing.is_set():
@@ -217,7 +226,7 @@ class Link:
             return self._gone()
         if self._wire is not None and self._wire.trouble:
             return broken(self.server, self._wire.trouble)
-        if exc.code in (types.CONNECTION_CLOSED, types.PARSE_ERROR):
+        if exc.message.startswith(_LIBRARY_WORDS):
             return broken(self.server, "gave no complete answer")
         return tool_error(self.server, exc.message[:MAX_WORDS] or "the tool cannot be called")
 

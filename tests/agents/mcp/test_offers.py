@@ -14,7 +14,7 @@ from netra_ws.agents.toolbox import Toolbox
 from netra_ws.protocol.events import ToolCompleted
 from netra_ws.testing import check_run, open_session, run_agent
 
-from .kit import heard_of, one_call, plain, using
+from .kit import heard_of, plain, using
 
 
 async def names_of(*servers: McpServer, taken: tuple[str, ...] = ()) -> list[str]:
@@ -32,7 +32,7 @@ async def test_odd_tools(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> No
     assert re.fullmatch(r"no_such_sign_[0-9a-f]{8}", names[1])
     assert names[2] == "_tf"
     assert re.fullmatch(r"l{55}_[0-9a-f]{8}", names[3])
-    assert names[4:] == ["fine"]
+    assert names[4:] == ["fine", "wordy"]
     for name in ("***", "not_a_schema", "not_an_object", "elsewhere", "too_large"):
         assert f"the tool {name} is left out" in caplog.text
 
@@ -107,13 +107,15 @@ async def test_a_permission(tmp_path: Path) -> None:
         assert (await run.result()).final_response == ["denied", "FORBIDDEN"]
 
 
-async def test_long_descriptions(tmp_path: Path) -> None:
-    """A tool without a description is described by its name and its server."""
-    described: list[str] = []
+async def test_descriptions(tmp_path: Path) -> None:
+    """A long description is cut; a tool without one is described by its title, or its name and its server."""
+    described: dict[str, str] = {}
 
     async def work(run: Run, tools: Mapping[str, Tool]) -> None:
-        described.extend(tool.description for tool in tools.values())
+        described.update({name: tool.description for name, tool in tools.items()})
 
-    await heard_of(plain(tmp_path, "endless"), work=work)
-    assert described[0] == "tool_0 of plain"
-    assert (await one_call(plain(tmp_path), "echo", text="x")).results == "x"
+    await heard_of(plain(tmp_path, "odd"), work=work)
+    assert described["no_such_sign"] == "no.such.sign of plain"
+    assert described["fine"] == "A fine tool"
+    assert len(described["wordy"]) == 4096
+    assert described["wordy"].endswith("…")

@@ -18,12 +18,12 @@ def test_each_violation_has_its_path() -> None:
     """Everything that is wrong is named by its path, in one answer."""
     schema = {
         "type": "object",
-        "properties": {"limit": {"type": "integer", "minimum": 1}, "tags": {"items": {"enum": ["a", "b"]}}},
+        "properties": {"limit": {"minimum": 1}, "tags": {"items": {"enum": ["a", "b"]}}, "name": {}},
         "required": ["name"],
         "additionalProperties": False,
     }
     assert Parameters.read(schema).violations({"limit": 0, "tags": ["a", "c"], "more": 1}) == {
-        "$": "Additional properties are not allowed ('more' was unexpected); 'name' is a required property",
+        "$": "'name' is a required property; Additional properties are not allowed ('more' was unexpected)",
         "$.limit": "0 is less than the minimum of 1",
         "$.tags[1]": "'c' is not one of ['a', 'b']",
     }

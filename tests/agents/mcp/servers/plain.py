@@ -40,6 +40,7 @@ ODD = [
     ("elsewhere", {"type": "object", "properties": {"a": {"$ref": "http://127.0.0.1:9/schema.json"}}}),
     ("too_large", {"type": "object", "description": "x" * 70_000}),
     ("fine", {"type": "object", "properties": {"a": {"$ref": "#/$defs/a"}}, "$defs": {"a": {"type": "integer"}}}),
+    ("wordy", ANYTHING),
 ]
 
 
@@ -63,7 +64,8 @@ def note(what: str) -> None:
 def offers(request: dict[str, Any]) -> dict[str, Any]:
     cursor = (request.get("params") or {}).get("cursor")
     if MODE == "odd":
-        return {"tools": [{"name": name, "inputSchema": schema} for name, schema in ODD]}
+        words = {"wordy": {"description": "word " * 2000}, "fine": {"title": "A fine tool"}}
+        return {"tools": [{"name": name, "inputSchema": schema, **words.get(name, {})} for name, schema in ODD]}
     if MODE == "endless":
         page = int(cursor or 0)
         return {"tools": [{"name": f"tool_{page}", "inputSchema": ANYTHING}], "nextCursor": str(page + 1)}
@@ -154,13 +156,12 @@ def hear(request: dict[str, Any]) -> None:
                 answer(request, {"tools": [{"name": "a", "inputSchema": 5}]})
             else:
                 answer(request, offers(request))
+                if MODE == "deaf" and request.get("params"):
+                    time.sleep(600)
         case "tools/call":
             call(request, request["params"]["name"], request["params"].get("arguments") or {})
         case "notifications/cancelled":
             note("cancelled")
-        case "notifications/initialized":
-            if MODE == "deaf":
-                time.sleep(600)
 
 
 def complain() -> None:
