@@ -186,12 +186,14 @@ def _from_outside(run: Run) -> CancelledBy:
 
 
 def _ends_at(run: Run) -> float:
-    return math.inf if run.state is RunState.ASKING else run.deadline
+    # Where the parent's time is over first, its keeper ends both: one of them decides.
+    its_parent_s = run.parent is not None and run.deadline >= run.parent.deadline
+    return math.inf if its_parent_s or run.state is RunState.ASKING else run.deadline
 
 
 def _idle_at(run: Run) -> float:
-    if run.state is RunState.ASKING:
-        return math.inf
+    if run.children or run.state is RunState.ASKING:
+        return math.inf  # sub-runs have clocks of their own
     # Held up by the store, it would be blamed for a silence that is not its own.
     quiet_since = trio.current_time() if run.held_up else run.last_event_at
     return quiet_since + run.request.idle_timeout_s

@@ -430,6 +430,8 @@ class Run:
         """Count a sub-run that has ended."""
         del self.children[child.run_id]
         self.family.open -= 1
+        self.last_event_at = trio.current_time()
+        self.stir()
         self.host.run_ended(child)
 
     def hold(self) -> None:
@@ -470,6 +472,8 @@ class Run:
         self.move(RunStep.START)
         self.started_at = self.last_event_at = trio.current_time()
         self.deadline = self.started_at + self.request.timeout_s
+        if self.parent is not None:
+            self.deadline = min(self.deadline, self.parent.deadline)
         started = AgentStarted(
             **self.names(),
             message_id=self.request.message_id,
@@ -573,10 +577,6 @@ class Run:
         self.events += 1
         self.family.events += 1
         self.last_event_at = trio.current_time()
-        run = self.parent
-        while run is not None:  # a run whose sub-run works is not idle
-            run.last_event_at = self.last_event_at
-            run = run.parent
         if self.events == 2:
             self.first_word_at = self.last_event_at
 
