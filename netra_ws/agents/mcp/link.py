@@ -28,6 +28,7 @@ from netra_ws.version import __version__
 from .http import open_http
 from .pipe import open_pipe
 from .progress import Progress
+from .questions import Questions
 from .results import error_text, read_results
 from .servers import McpServer
 from .wire import MAX_WORDS, Gone, Wire, broken, tool_error, unavailable
@@ -78,6 +79,9 @@ class Link:
     opened: trio.Event = attrs.field(factory=trio.Event)
     offers: Sequence[types.Tool] = ()
     failure: AgentError | None = None
+    _questions: Questions = attrs.field(
+        init=False, default=attrs.Factory(lambda self: Questions(self.run, self.server), takes_self=True)
+    )
     _session: ClientSession | None = None
     _wire: Wire | None = None
     _asked: int = 0
@@ -134,9 +138,7 @@ class Link:
             async with trio.open_nursery() as pumps:
                 pumps.start_soon(self._hear, wire, into)
                 pumps.start_soon(self._say, wire, out_of)
-                async with ClientSession(
-                    heard, said, client_info=_CLIENT, logging_callback=self._log_words
-                ) as self._session:
+                async with self._client(heard, said) as self._session:
                     self.offers = await _greet(self._session)
                     if not self._closing.is_set():
                         self._life.deadline = float("inf")
@@ -145,6 +147,15 @@ class Link:
                 # The session has closed its end, so this is when its last word, perhaps a cancel, is out.
                 await self._said.wait()
                 pumps.cancel_scope.cancel()
+
+    def _client(
+        self, heard: MemoryObjectReceiveStream[SessionMessage | Exception], said: MemoryObjectSendStream[SessionMessage]
+    ) -> ClientSession:
+        # What has no callback is declined, and not offered to the server in the first place.
+        answer = self._questions.answer if self.server.may_ask else None
+        return ClientSession(
+            heard, said, client_info=_CLIENT, logging_callback=self._log_words, elicitation_callback=answer
+        )
 
     async def _hear(self, wire: Wire, into: MemoryObjectSendStream[SessionMessage | Exception]) -> None:
         with into:
@@ -208,7 +219,8 @@ class Link:
         request = types.CallToolRequest(params=types.CallToolRequestParams(name=tool, arguments=dict(arguments)))
         try:
             # Not call_tool: that checks results by the server's schema, with its regular expressions.
-            answer = await session.send_request(request, _ANSWERS, progress_callback=progress.note)
+            with self._questions.during(call):
+                answer = await session.send_request(request, _ANSWERS, progress_callback=progress.note)
         except MCPError as exc:
             raise self._refusal(exc) from None
         except ValidationError:

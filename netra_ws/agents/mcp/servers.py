@@ -59,6 +59,7 @@ class McpServer:
         include: The server's own names of the tools to offer; None means all.
         exclude: Those to leave out.
         optional: Whether a run goes on without its tools when it cannot be had.
+        may_ask: Whether it may ask the user something while it is called (elicitation by forms).
 
     Raises:
         ConfigError: One of these cannot be, or the library is not there.
@@ -77,6 +78,7 @@ class McpServer:
     include: Collection[str] | None = attrs.field(default=None, kw_only=True, converter=_copied)
     exclude: Collection[str] = attrs.field(default=(), kw_only=True, converter=_copied)
     optional: bool = attrs.field(default=False, kw_only=True)
+    may_ask: bool = attrs.field(default=False, kw_only=True)
 
     def __attrs_post_init__(self) -> None:
         problem = next(_problems(self), None)

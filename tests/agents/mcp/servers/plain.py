@@ -24,7 +24,7 @@ TEXT = {"type": "object", "properties": {"text": {"type": "string"}}, "required"
 #: Tools that take anything.
 NAMES = """
     fail_with_text fail_silently refuse misanswer never die huge_line garbage progress flood ask
-    big big_object big_number image mixed secret fill environment
+    big big_object big_number image mixed secret fill environment inquire
 """
 #: Tools by name, with the schema of each.
 TOOLS: dict[str, Any] = {"echo": TEXT, **dict.fromkeys(NAMES.split(), ANYTHING)}
@@ -86,6 +86,37 @@ def ask(request: dict[str, Any]) -> None:
     say(request, ", ".join(heard))
 
 
+FORMS: dict[str, Any] = {
+    "pattern": {"type": "object", "properties": {"name": {"type": "string", "pattern": "^(a|a)+$"}}},
+    "unfit": {"type": "object", "properties": {"name": {"type": "objekt"}}},
+    "large": {"type": "object", "properties": {"name": {"type": "string", "title": "x" * 70_000}}},
+    "twice": {"type": "object", "properties": {}},
+}
+
+
+def inquire(request: dict[str, Any], form: str) -> None:
+    """Ask the user, and tell what was said."""
+    name = {"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]}
+    params = {"message": "What is your name?", "requestedSchema": FORMS.get(form, name)}
+    if form == "link":
+        params = {"mode": "url", "message": "Go there", "url": "https://example.com/", "elicitationId": "1"}
+    send(id="first", method="elicitation/create", params=params)
+    if form == "twice":
+        send(id="second", method="elicitation/create", params=params)
+    if form == "forgotten":
+        time.sleep(0.3)
+        say(request, "never mind")
+        return
+    # Of two, the one that is declined is answered first.
+    reply = json.loads(sys.stdin.readline())
+    if "error" in reply:
+        say(request, "error")
+    else:
+        if form == "twice":
+            sys.stdin.readline()
+        answer(request, {"content": [], "structuredContent": reply["result"]})
+
+
 def call(request: dict[str, Any], name: str, arguments: dict[str, Any]) -> None:
     match name:
         case "echo":
@@ -121,6 +152,8 @@ def call(request: dict[str, Any], name: str, arguments: dict[str, Any]) -> None:
             send(method="notifications/progress", params={"progressToken": token, "progress": steps, "total": steps})
         case "ask":
             ask(request)
+        case "inquire":
+            inquire(request, arguments.get("form", ""))
         case "big":
             say(request, "é" * 300_000)
         case "big_object":
