@@ -40,6 +40,7 @@ class Processes:
     run_id: str
     _started: list[trio.Process] = attrs.field(factory=list)
     _parts: list[Processes] = attrs.field(factory=list)
+    _whole: Processes | None = attrs.field(default=None, kw_only=True)
 
     @asynccontextmanager
     async def part(self, finalise_s: float) -> AsyncIterator[Processes]:
@@ -47,7 +48,7 @@ class Processes:
 
         What is not gone in *finalise_s* seconds stays with the run.
         """
-        part = Processes(self.run_id)
+        part = Processes(self.run_id, whole=self)
         self._parts.append(part)
         try:
             yield part
@@ -65,7 +66,8 @@ class Processes:
         Raises:
             AgentError: ``QUOTA_EXCEEDED``: the run has started ``MAX_PROCESSES``.
         """
-        if len(self._started) >= MAX_PROCESSES:
+        whole = self if self._whole is None else self._whole
+        if sum(len(each._started) for each in (whole, *whole._parts)) >= MAX_PROCESSES:
             raise AgentError(f"a run may start {MAX_PROCESSES} processes", code="QUOTA_EXCEEDED")
         options["start_new_session"] = True
         options["env"] = {**(os.environ if env is None else env), VARIABLE: self._mark}

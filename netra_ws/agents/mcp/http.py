@@ -20,8 +20,9 @@ from mcp.client.streamable_http import streamable_http_client
 from mcp.shared._stream_protocols import ReadStream, WriteStream
 from mcp.shared.message import SessionMessage
 
+from .bounds import MAX_MESSAGE_BYTES
 from .servers import McpServer
-from .wire import MAX_MESSAGE_BYTES, Gone
+from .wire import Gone
 
 #: Seconds to connect, to send, and to get a place among ``MAX_SOCKETS``.
 CONNECT_S = 10.0
@@ -63,6 +64,10 @@ class HttpWire:
     @property
     def trouble(self) -> str:
         return self._transport.trouble
+
+    @property
+    def last_words(self) -> str:
+        return ""
 
     async def receive(self) -> SessionMessage:
         """Return the next message; see ``Wire``. What the library could not read is left out: it has logged it."""

@@ -25,6 +25,7 @@ from netra_ws.agents.tools import ToolCall
 from netra_ws.errors import AgentError
 from netra_ws.version import __version__
 
+from .bounds import MAX_UNSENT, PARTING_S, STALL_S
 from .http import open_http
 from .pipe import open_pipe
 from .progress import Progress
@@ -35,10 +36,6 @@ from .wire import MAX_WORDS, Gone, Wire, broken, tool_error, unavailable
 
 logger = logging.getLogger(__name__)
 
-#: Messages that wait to be sent; whoever has more waits.
-MAX_UNSENT = 64
-#: How long one message may take to be sent before its server counts as gone.
-STALL_S = 10.0
 #: Questions of a server that it has not read the answers of.
 MAX_ASKED = 64
 #: What a server may tell without being asked, at once and per minute; what is above that is dropped.
@@ -47,8 +44,6 @@ NOTES_PER_MINUTE = 3000
 #: Pages and tools of a list; what is behind them is left out.
 MAX_PAGES = 50
 MAX_TOOLS = 256
-#: How long a server has to part from us; at most a quarter of what its run has for its end.
-PARTING_S = 1.0
 
 _ANSWERS: TypeAdapter[types.CallToolResult | types.InputRequiredResult] = TypeAdapter(
     types.CallToolResult | types.InputRequiredResult
@@ -200,7 +195,8 @@ class Link:
             error = broken if self.opened.is_set() else unavailable
             self.failure = error(self.server, why)
             if not self._closing.is_set():
-                logger.warning("run %s: %s", self.run.run_id, self.failure)
+                words = self._wire.last_words if self._wire is not None else ""
+                logger.warning("run %s: %s%s", self.run.run_id, self.failure, f"; it said: {words}" if words else "")
         self._session = None
         if self.opened.is_set():
             self.close()

@@ -19,9 +19,11 @@ from mcp_types import jsonrpc_message_adapter
 from pydantic import ValidationError
 
 from netra_ws.agents.run import Run
+from netra_ws.errors import AgentError
 
+from .bounds import KEPT_COMPLAINTS, MAX_COMPLAINTS, MAX_MESSAGE_BYTES
 from .servers import McpServer
-from .wire import MAX_MESSAGE_BYTES, MAX_WORDS, Gone
+from .wire import MAX_WORDS, Gone
 
 logger = logging.getLogger(__name__)
 
@@ -29,9 +31,6 @@ logger = logging.getLogger(__name__)
 READ_BYTES = 64 * 2**10
 #: Lines of standard output that are no message; banners are common, more than so many are not.
 MAX_GARBAGE = 100
-#: Lines of standard error that are logged of one process, and how many of them are kept for a warning.
-MAX_COMPLAINTS = 200
-KEPT_COMPLAINTS = 10
 #: Pause after each read of standard error that is not logged any more: who floods it waits.
 FLOOD_PAUSE_S = 0.01
 #: How long a process that has closed its output is waited for, to tell its exit status.
@@ -59,6 +58,8 @@ async def open_pipe(run: Run, server: McpServer, patience_s: float) -> AsyncIter
                 )
             except OSError as exc:
                 raise Gone(f"cannot be started ({exc.strerror})") from None
+            except AgentError as exc:
+                raise Gone(f"cannot be started: {exc.text}") from None
         pipe = Pipe(run.run_id, server, process)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(pipe.hear_complaints)
@@ -78,10 +79,15 @@ class Pipe:
     server: McpServer
     process: trio.Process
     trouble: str = ""
-    complaints: deque[str] = attrs.field(factory=lambda: deque(maxlen=KEPT_COMPLAINTS))
+    _complaints: deque[str] = attrs.field(factory=lambda: deque(maxlen=KEPT_COMPLAINTS))
     _heard: bytearray = attrs.field(factory=bytearray)
     _looked_at: int = 0
     _garbage: int = 0
+
+    @property
+    def last_words(self) -> str:
+        """What came of its standard error last."""
+        return " | ".join(self._complaints)
 
     async def receive(self) -> SessionMessage:
         """Return the next message; see ``Wire``."""
@@ -143,7 +149,7 @@ class Pipe:
             rest = rest[:MAX_WORDS]
             for line in lines[: MAX_COMPLAINTS - count]:
                 count += 1
-                self.complaints.append(self._log("says: %s", line))
+                self._complaints.append(self._log("says: %s", line))
 
     def _log(self, text: str, line: bytes) -> str:
         words = self.server.masked(line[:MAX_WORDS].decode(errors="replace")).rstrip()

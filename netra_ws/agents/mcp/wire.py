@@ -10,8 +10,6 @@ from netra_ws.errors import AgentError
 
 from .servers import McpServer
 
-#: Bytes of one message; a result above ``limits.max_event_bytes`` is cut later, this bounds what is read at all.
-MAX_MESSAGE_BYTES: Final = 4 * 2**20
 #: What a server's text is cut to before it is logged or told.
 MAX_WORDS: Final = 500
 
@@ -26,6 +24,10 @@ class Wire(Protocol):
     @property
     def trouble(self) -> str:
         """Why the last request was not answered, behind the server's name; empty when it was."""
+
+    @property
+    def last_words(self) -> str:
+        """What the server has complained of last, for the log; empty when it has not."""
 
     async def receive(self) -> SessionMessage:
         """Return the next message.

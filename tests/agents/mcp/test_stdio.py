@@ -180,7 +180,7 @@ async def test_an_optional_server(tmp_path: Path, caplog: pytest.LogCaptureFixtu
 
     missing = plain(other, "dies", name="missing", optional=True)
     assert check_run(await heard_of(missing, plain(tmp_path), work=work)).final_response == "without it"
-    assert "the MCP server missing has ended with status 4" in caplog.text
+    assert "the MCP server missing has ended with status 4; it said: cannot find the settings" in caplog.text
 
 
 async def test_complaints_without_end(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
