@@ -30,6 +30,7 @@ from .http import open_http
 from .pipe import open_pipe
 from .progress import Progress
 from .questions import Questions
+from .quiet import quiet
 from .results import error_text, read_results
 from .servers import McpServer
 from .wire import MAX_WORDS, Gone, Wire, broken, tool_error, unavailable
@@ -106,7 +107,7 @@ class Link:
         """
         self._life.deadline = trio.current_time() + self.server.start_timeout_s
         try:
-            with self._life:
+            with quiet(), self._life:
                 async with self._open_wire() as self._wire:
                     await self._converse(self._wire)
         except Exception as exc:

@@ -19,6 +19,9 @@ from .servers import McpServer
 if TYPE_CHECKING:
     from .link import Link
 
+#: Who comes while the library is loaded waits here, and not in one of the threads that everybody shares.
+_LOADERS = trio.CapacityLimiter(1)
+
 
 @asynccontextmanager
 async def open_mcp(run: Run, servers: Iterable[McpServer], *, taken: Collection[str] = ()) -> AsyncIterator[list[Tool]]:
@@ -47,8 +50,8 @@ async def open_mcp(run: Run, servers: Iterable[McpServer], *, taken: Collection[
     if not servers:
         yield []
         return
-    # It takes a second or two of a processor at its first time, which would hold up everybody.
-    code = await trio.to_thread.run_sync(import_module, f"{__package__}.offers")
+    # In a thread: it takes a second or two of a processor at its first time, which would hold up everybody.
+    code = await trio.to_thread.run_sync(import_module, f"{__package__}.offers", limiter=_LOADERS)
     links: list[Link] = [code.Link(run, server) for server in servers]
     left_by: BaseException | None = None
     async with trio.open_nursery() as nursery:

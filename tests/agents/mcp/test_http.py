@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Mapping
 from typing import Any
 
+import httpx2
 import pytest
 import trio
 
@@ -99,6 +100,34 @@ async def test_secrets_are_not_logged(caplog: pytest.LogCaptureFixture) -> None:
     assert "/mcp" in caplog.text
     assert "of-the-query" not in caplog.text + repr(server)
     assert "sk-most-secret" not in caplog.text + repr(server) + str(events)
+
+
+@pytest.mark.parametrize("level", ["INFO", "DEBUG"])
+async def test_the_library_does_not_fill_the_log(level: str, caplog: pytest.LogCaptureFixture) -> None:
+    """What the library says of our connections is in the debug log only, and ids of sessions nowhere."""
+    caplog.set_level(level)
+
+    async def answering(asked: Asked) -> Answer:
+        if asked.what == "tools/call":
+            return Answer(200, {"content-type": "application/json"}, b"garbage")
+        return usual(asked)
+
+    async with open_site(answering) as site:
+        assert (await one_call(site.server(), "echo")).status == "error"
+    told = [record for record in caplog.records if not record.name.startswith("netra_ws")]
+    assert {record.levelname for record in told} <= {"DEBUG"}
+    assert bool(told) == (level == "DEBUG")
+    assert not [record for record in told if "the-session" in record.getMessage() and "ID" in record.getMessage()]
+
+
+async def test_the_library_in_other_hands(caplog: pytest.LogCaptureFixture) -> None:
+    """What the library logs of a program's own connections is left alone."""
+    caplog.set_level("INFO")
+    async with open_site() as site:
+        check_run(await heard_of(site.server(), work=echo))
+        async with httpx2.AsyncClient() as client:
+            await client.get(site.url)
+    assert [record.levelname for record in caplog.records if record.name == "httpx2"] == ["INFO"]
 
 
 async def test_no_redirect_to_elsewhere() -> None:
