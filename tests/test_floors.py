@@ -21,7 +21,7 @@ FLOORS = [
     "contexts",
     "wire",
     "pages",
-    "policies asking keyring",
+    "policies asking keyring logs",
     "server",
     "cli chat bench compat testing __main__ __init__",
 ]
@@ -44,6 +44,9 @@ ONLY = {
     "httpx": {"keyring"},
     "httpx2": {"agents"},
     "mcp": {"agents"},
+    "structlog": {"agents", "logs"},
+    "opentelemetry": {"agents"},
+    "jsonschema": {"agents"},
 }
 WITHOUT_TRIO = {"errors", "identity", "signals", "protocol", "access", "settings"}
 

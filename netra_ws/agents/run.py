@@ -44,6 +44,7 @@ from .speech import RowMaker, Speech
 from .states import CLOSED, LIVE, SPEAKING, TRANSITIONS, RunState, RunStep
 from .thread import RunThread
 from .tools import Tool, ToolCall
+from .tracing import Span
 
 if TYPE_CHECKING:
     from .agent import Agent
@@ -85,6 +86,7 @@ class Run:
         error: Why it failed, when that is written.
         host: The user's context.
         parent: The run that has delegated to this one.
+        span: Its span of OpenTelemetry.
         family: What counts for the run that a user has started and all that came of it together.
         children: Sub-runs that have not ended.
         at_close: Rows to be written together with it.
@@ -126,6 +128,7 @@ class Run:
     _usage_bytes: int = 0
     _stop_after_step: bool = False
     steerer: Identity | None = None
+    span: Span = attrs.field(factory=Span)
     family: Family = attrs.field(init=False)
     children: dict[str, Run] = attrs.field(factory=dict)
     _holds: int = 0
