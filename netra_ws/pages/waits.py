@@ -276,7 +276,7 @@ WAITS: tuple[Wait, ...] = (
     Wait(
         what="an MCP server to tell its tools, to answer a call, to say anything",
         where=(
-            "agents/mcp/opening.py open_mcp",
+            "agents/mcp/opening.py _load",
             "agents/mcp/opening.py _opened",
             "agents/mcp/opening.py _close_when_cancelled",
             "agents/mcp/http.py Bounded.handle_async_request",

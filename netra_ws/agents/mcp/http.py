@@ -104,7 +104,7 @@ class Bounded(httpx2.AsyncBaseTransport):
         """Send a request with its secrets; every failure is an answer of its own."""
         home, url = self._home, request.url
         if (url.scheme, url.host, url.port) != (home.scheme, home.host, home.port):
-            return self._failed(request, "sends its clients elsewhere; that is not followed")
+            return self._failed(request, "sends its clients elsewhere")
         # Another request, not this one with more in it: the client above logs and keeps what it has made.
         headers = httpx2.Headers(request.headers)
         headers.update({**self._headers, "accept-encoding": "identity"})

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Collection, Iterable, Sequence
 from contextlib import asynccontextmanager
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import trio
 
@@ -50,8 +50,7 @@ async def open_mcp(run: Run, servers: Iterable[McpServer], *, taken: Collection[
     if not servers:
         yield []
         return
-    # In a thread: it takes a second or two of a processor at its first time, which would hold up everybody.
-    code = await trio.to_thread.run_sync(import_module, f"{__package__}.offers", limiter=_LOADERS)
+    code = await _load()
     links: list[Link] = [code.Link(run, server) for server in servers]
     left_by: BaseException | None = None
     async with trio.open_nursery() as nursery:
@@ -68,6 +67,14 @@ async def open_mcp(run: Run, servers: Iterable[McpServer], *, taken: Collection[
             nursery.cancel_scope.cancel()
     if left_by is not None:
         raise left_by
+
+
+async def _load() -> Any:
+    # In a thread: it takes a second or two of a processor at its first time, which would hold up everybody. That is
+    # the process's work and not the run's: a run that is stopped meanwhile leaves it to those who come later.
+    return await trio.to_thread.run_sync(
+        import_module, f"{__package__}.offers", abandon_on_cancel=True, limiter=_LOADERS
+    )
 
 
 async def _close_when_cancelled(links: Sequence[Link]) -> None:

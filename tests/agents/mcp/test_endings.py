@@ -58,6 +58,23 @@ async def test_a_stop_at_every_step(at: str, tmp_path: Path) -> None:
         assert heard(tmp_path) == ["never", "cancelled", "asked to go"]
 
 
+async def test_every_open_call_is_told_to_the_server(tmp_path: Path) -> None:
+    """When a run with many open calls is stopped, each of them is told to the server as cancelled."""
+
+    async def agent(run: Run) -> None:
+        async with open_mcp(run, [plain(tmp_path)]) as tools:
+            never = next(tool for tool in tools if tool.name == "never")
+            async with trio.open_nursery() as nursery:
+                for _ in range(50):
+                    nursery.start_soon(never, run)
+
+    async with open_session({"agent": agent}) as (_, session):
+        run = await session.start("x", agent="agent")
+        await until(lambda: heard(tmp_path).count("never") == 50)
+        assert await run.stop() == "cancelled"
+    assert heard(tmp_path)[50:] == ["cancelled"] * 50 + ["asked to go"]
+
+
 @pytest.mark.parametrize("mode", ["stays", "mute", "deaf", "complains", "chatters"])
 async def test_a_stop_with_a_server_that_does_not_care(mode: str, tmp_path: Path) -> None:
     """A server that ignores everything, and what it has started, are gone when a stop is answered."""
@@ -101,16 +118,17 @@ async def test_a_stop_of_a_call_that_is_not_read(tmp_path: Path) -> None:
 
 async def test_an_agent_that_cannot_be_stopped(tmp_path: Path) -> None:
     """An agent that shields itself inside the block is sealed, and its servers are killed all the same."""
-    let_go = trio.Event()
+    inside, let_go = trio.Event(), trio.Event()
 
     async def agent(run: Run) -> None:
         async with open_mcp(run, [plain(tmp_path, "stays")]):
             with trio.CancelScope(shield=True):
+                inside.set()
                 await let_go.wait()
 
     async with open_session({"agent": agent}, {"timing.finalise_s": 0.5}) as (server, session):
         run = await session.start("x", agent="agent")
-        await until(lambda: signed(tmp_path) == 2)
+        await until(lambda: signed(tmp_path) == 2 and inside.is_set())
         with pytest.raises(ClientError, match="CANCEL_TIMEOUT"):
             await run.stop()
         await until(lambda: not alive(tmp_path))

@@ -11,6 +11,7 @@ import pytest
 import trio
 
 from netra_ws import AgentError, McpServer, Run, Tool, open_mcp
+from netra_ws.agents.mcp.http import Bounded
 from netra_ws.protocol.events import AgentCompleted, ToolCompleted, ToolProgress
 from netra_ws.testing import check_run, open_session, run_agent
 
@@ -142,6 +143,18 @@ async def test_no_redirect_to_elsewhere() -> None:
     assert last.error is not None
     assert last.error.code == "MCP_UNAVAILABLE"
     assert other.asked == []
+
+
+async def test_no_request_to_elsewhere() -> None:
+    """The transport itself sends nothing to another origin, whatever its client makes of an answer."""
+    async with open_site() as site, open_site() as other:
+        inner = httpx2.AsyncHTTPTransport()
+        async with Bounded(inner, httpx2.URL(site.url), {"Authorization": SECRET}) as transport:
+            for url in (other.url, site.url.replace("127.0.0.1", "localhost"), site.url.replace("http:", "https:")):
+                answer = await transport.handle_async_request(httpx2.Request("GET", url))
+                assert (answer.status_code, transport.trouble) == (503, "sends its clients elsewhere")
+            assert (await transport.handle_async_request(httpx2.Request("GET", site.url))).status_code == 405
+    assert (other.asked, len(site.asked)) == ([], 1)
 
 
 async def test_a_redirect_at_home() -> None:

@@ -98,6 +98,14 @@ async def test_calls_that_fail(tool: str, status: str, code: str, message: str, 
     assert not alive(tmp_path)
 
 
+async def test_a_server_that_does_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A call that a server does not read fails after a bounded time, also where calls have no timeout."""
+    monkeypatch.setattr("netra_ws.agents.mcp.link.STALL_S", 0.3)
+    told = await one_call(plain(tmp_path, "deaf", timeout_s=None), "echo", text="x" * 200_000)
+    assert told.error is not None
+    assert (told.error.code, told.error.message) == ("MCP_BROKEN", "the MCP server plain has not read for 0.3 s")
+
+
 async def test_lines_that_are_no_messages(tmp_path: Path) -> None:
     """A few lines of garbage between messages do no harm; a server that writes nothing else is broken."""
     assert (await one_call(plain(tmp_path), "garbage")).results == "said between garbage"

@@ -100,20 +100,21 @@ def inquire(request: dict[str, Any], form: str) -> None:
     params = {"message": "What is your name?", "requestedSchema": FORMS.get(form, name)}
     if form == "link":
         params = {"mode": "url", "message": "Go there", "url": "https://example.com/", "elicitationId": "1"}
-    send(id="first", method="elicitation/create", params=params)
+    first = f"first of {request['id']}"
+    send(id=first, method="elicitation/create", params=params)
     if form == "twice":
-        send(id="second", method="elicitation/create", params=params)
+        first = "second"
+        send(id=first, method="elicitation/create", params=params)
     if form == "forgotten":
         time.sleep(0.3)
         say(request, "never mind")
         return
-    # Of two, the one that is declined is answered first.
-    reply = json.loads(sys.stdin.readline())
+    reply: dict[str, Any] = {}
+    while reply.get("id") != first:
+        reply = json.loads(sys.stdin.readline())
     if "error" in reply:
         say(request, "error")
     else:
-        if form == "twice":
-            sys.stdin.readline()
         answer(request, {"content": [], "structuredContent": reply["result"]})
 
 
