@@ -58,6 +58,34 @@ async def test_a_stop_at_every_step(at: str, tmp_path: Path) -> None:
         assert heard(tmp_path) == ["never", "cancelled", "asked to go"]
 
 
+FIRST_USE = """
+import sys, trio
+from netra_ws import McpServer, open_mcp
+from netra_ws.testing import open_session
+
+async def agent(run):
+    await run.emit("at", "opening")
+    async with open_mcp(run, [McpServer("never", command=["/no/such/program"])]):
+        pass
+
+async def main():
+    async with open_session({"agent": agent}, {"timing.finalise_s": 0.2}) as (_, session):
+        run = await session.start("x", agent="agent")
+        async for event in run:
+            if event.type == "agent_event":
+                break
+        print("mcp_types" in sys.modules, await run.stop())
+
+trio.run(main)
+"""
+
+
+async def test_a_stop_while_the_library_is_loaded() -> None:
+    """A run that is stopped while the library is loaded for the first time does not wait for that."""
+    done = await trio.run_process([sys.executable, "-c", FIRST_USE], capture_stdout=True)
+    assert done.stdout.decode().split() == ["False", "cancelled"]
+
+
 async def test_every_open_call_is_told_to_the_server(tmp_path: Path) -> None:
     """When a run with many open calls is stopped, each of them is told to the server as cancelled."""
 
