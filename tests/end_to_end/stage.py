@@ -134,7 +134,9 @@ class Stage:
 
     def settle(self, input_id: str, status: str, value: Any = None, by: str = "user") -> None:
         """Close an input, for whatever reason."""
-        self.event("input_received", input_id=input_id, status=status, value=value, by=by)
+        asked = self.pending[input_id]
+        whose = {name: asked[name] for name in ("run_id", "thread_id", "agent_name", "parent_run_id") if name in asked}
+        self.event("input_received", input_id=input_id, status=status, value=value, by=by, **whose)
 
     def _tell_history(self, reply: Callable[..., None], thread_id: str) -> None:
         users = [e for e in self.log if e["type"] == "user_message" and e["thread_id"] == thread_id]

@@ -290,14 +290,14 @@ function inThread(event) {
   const begins = type === "user_message" || type === "agent_started" || type === "run_queued";
   const target = conversations.get(threadId) ?? (begins ? ensure(threadId) : null);
   if (!target) return;
-  const answering = target === conversation && document.activeElement?.closest(".input");
+  const answering = target === conversation && inQuestion();
   target.apply(event);
   if (target !== conversation) return;
   showEmpty();
   keepUp(event);
   if (type === "input_required") offerFocus(target.openInput(event.input_id));
   // What was answered takes its controls along: whoever was there goes on with the next question, or writes.
-  else if (answering && !document.activeElement?.closest(".input")) (target.openInput() ?? $("composer")).focus();
+  else if (answering && !inQuestion()) (target.openInput() ?? $("composer")).focus();
 }
 
 // Questions of agents
@@ -321,6 +321,10 @@ function askWhatWaits() {
   replaying = false;
   for (const [threadId, target] of conversations) for (const input of waitingIn(threadId)) target.ask(input);
   offerFocus(conversation?.openInput());
+}
+
+function inQuestion() {
+  return Boolean(document.activeElement?.closest('.input[data-status="open"]'));
 }
 
 /** Put the focus on a question, unless somebody is in the middle of something else. */

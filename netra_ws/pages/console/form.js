@@ -65,7 +65,8 @@ export class SchemaForm {
     const words = rest.length > 0 ? rest.map(sentence).join(" ") : count > 0 ? fieldsWords(count) : sentence(text ?? "");
     this.fault.textContent = words;
     this.fault.hidden = words === "";
-    (placed[0]?.[0].target ?? this.first)?.focus();
+    (placed[0]?.[0].target ?? this.first)?.focus({ preventScroll: true });
+    placed[0]?.[0].box.scrollIntoView({ block: "nearest" });
   }
 
   #clear() {
