@@ -1,4 +1,4 @@
-"""The server's side of a page's sockets, played by a test: what agents ask and how answers are refused, moment by moment."""
+"""The server's side of a page's sockets, played by a test: what agents ask, and how answers are refused."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Stage:
 
     def attach(self, page: Page) -> None:
         """Answer the sockets that *page* opens from now on."""
-        page.route_web_socket("**/ws*", lambda socket: self._welcome(socket))  # noqa: PLW0108 - it marks what it is given
+        page.route_web_socket("**/ws*", lambda socket: self._welcome(socket))
 
     def event(self, type_: str, **fields: Any) -> Frame:
         """Add an event to the stream; every page hears it."""
@@ -115,7 +115,8 @@ class Stage:
 
         match command["type"]:
             case "list_threads":
-                thread = {"thread_id": THREAD, "title": "Delivery", "metadata": {}, "created_at": 1.0, "updated_at": 1.0}
+                times = {"created_at": 1.0, "updated_at": 1.0}
+                thread = {"thread_id": THREAD, "title": "Delivery", "metadata": {}, **times}
                 reply("thread_list", threads=[thread], next=None)
             case "get_thread_history":
                 self._tell_history(reply, command["thread_id"])

@@ -17,8 +17,9 @@ export class SchemaForm {
     this.fault = element("p.form-fault", { role: "alert", hidden: true });
     this.#top = this.field.kind === "group" ? this.#group(this.field) : this.#control(this.field);
     const fields = this.field.kind === "group" ? this.#top.boxes : [this.#top.box];
+    const help = this.field.kind === "group" && this.field.help ? element("p.form-help", {}, this.field.help) : null;
     const needed = this.#anyRequired(this.field) ? element("p.form-needed", {}, "Fields with * are needed.") : null;
-    this.element = element("div.form", { testid: "form" }, ...fields, needed, this.fault);
+    this.element = element("div.form", { testid: "form" }, help, ...fields, needed, this.fault);
     this.element.addEventListener("input", ({ target }) => this.#forgive(target));
     this.element.addEventListener("change", ({ target }) => this.#forgive(target));
   }

@@ -52,13 +52,14 @@ export class InputView {
     this.element.scrollIntoView({ block: "nearest" });
   }
 
-  /** Show how it was answered. @param {{status: string, value: unknown}} event `input_received` */
+  /** Show how it was answered. @param {{status: string, value: unknown, by: string}} event `input_received` */
   settle(event) {
     if (!this.open) return;
     const mine = this.#mine !== null;
     if (event.status === "resolved") this.#close("resolved", mine ? "You answered" : "Answered in another place", event.value);
     else if (event.status === "expired") this.#close("expired", "Nobody answered in time");
-    else this.#close("cancelled", mine ? "You declined" : "Closed without an answer");
+    else if (mine) this.#close("cancelled", "You declined");
+    else this.#close("cancelled", event.by === "server" ? "Closed without an answer" : "Declined in another place");
   }
 
   /** The run is over, so nobody waits for an answer. */

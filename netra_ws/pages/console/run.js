@@ -248,7 +248,7 @@ export class RunView {
     if (this.#tools.has(event.tool_call_id)) return;
     this.#endThought();
     const tool = new ToolView(event);
-    this.body.append(...tool.elements);
+    this.body.append(tool.element);
     this.#tools.set(event.tool_call_id, tool);
   }
 

@@ -11,7 +11,7 @@ const MAX_FIELDS = 120; // of one object
 const MAX_OPTIONS = 500;
 const LONG_TEXT = 120; // characters; who may write more gets several lines
 
-const INPUT_TYPES = { date: "date", "date-time": "datetime-local", email: "email", "idn-email": "email", uri: "url" };
+const INPUT_TYPES = { date: "date", "date-time": "datetime-local", time: "time", email: "email", "idn-email": "email", uri: "url" };
 const YES_NO = [{ label: "Yes", value: true }, { label: "No", value: false }];
 
 /**

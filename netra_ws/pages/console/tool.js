@@ -14,11 +14,10 @@ const STATUS = {
 };
 
 export class ToolView {
-  #box;
   #mark = element("span.tool-mark", { "aria-hidden": "true" }, element("span.spinner"));
   #status = element("span.tool-status", {}, "running");
   #body;
-  #parts = element("div.sub-runs", { hidden: true });
+  #parts = null;
   #progress = null;
   #parameters;
   #touched = false;
@@ -31,18 +30,17 @@ export class ToolView {
     const summary = element("summary", {}, this.#mark, element("span.tool-name", {}, String(event.tool_name)),
       element("span.tool-brief", {}, shortened(brief, 120)), this.#status);
     summary.addEventListener("click", () => (this.#touched = true));
-    this.#box = element("details.tool", { testid: "tool", open: true, "data-status": "executing" }, summary, this.#body);
-    this.elements = [this.#box, this.#parts];
+    this.element = element("details.tool", { testid: "tool", open: true, "data-status": "executing" }, summary, this.#body);
   }
 
   /** Put a sub-run below this call: there it is seen also when the call is folded. */
   place(node) {
-    this.#parts.hidden = false;
+    if (!this.#parts) this.element.after((this.#parts = element("div.sub-runs")));
     this.#parts.append(node);
   }
 
   goOn(event) {
-    if (this.#box.dataset.status !== "executing") return;
+    if (this.element.dataset.status !== "executing") return;
     if (!this.#progress) {
       this.#progress = element("div.tool-progress", {}, element("span"), element("progress", { max: 1, "aria-label": "Progress" }));
       this.#body.append(this.#progress);
@@ -55,7 +53,7 @@ export class ToolView {
 
   end(event) {
     const [words, sign] = STATUS[event.status] ?? [String(event.status), "check"];
-    this.#box.dataset.status = event.status;
+    this.element.dataset.status = event.status;
     this.#mark.replaceChildren(sign ? icon(sign) : "");
     this.#status.textContent = [words, duration(event.duration_ms)].filter(Boolean).join(" · ");
     this.#progress?.remove();
@@ -67,7 +65,7 @@ export class ToolView {
       this.#body.append(part("Result", jsonBox(event.results, "tool-results")));
     }
     const lines = pretty(this.#parameters).split("\n").length + pretty(event.results).split("\n").length;
-    if (lines > OPEN_LINES && !this.#touched) this.#box.open = false;
+    if (lines > OPEN_LINES && !this.#touched) this.element.open = false;
   }
 }
 
