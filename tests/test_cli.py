@@ -599,12 +599,12 @@ def test_chat_loses_its_reader(server: Serving) -> None:
 def test_chat_in_a_terminal(server: Serving) -> None:
     """In a terminal, lines are asked for one after another and answered in colours until the end of input."""
     with in_terminal(server.folder, "chat", "--url", server.url) as (talker, mine):
-        seen = _read_until(mine, "> ")
+        seen = read_until(mine, "> ")
         os.write(mine, b"What is 2*21?\n")
-        seen = _read_until(mine, "42", "> ")
+        seen = read_until(mine, "42", "> ")
         assert "\x1b[36m→ calculate" in seen
         os.write(mine, b"\nWhat is 2*22?\n")
-        _read_until(mine, "44", "> ")
+        read_until(mine, "44", "> ")
         os.write(mine, b"\x04")
         assert talker.wait(PATIENCE_S) == 0
 
@@ -614,14 +614,14 @@ def test_chat_at_its_prompt_hears_of_a_kick(server: Serving) -> None:
     operator = command(server.folder, "token", "--user", "boss", "--permission", "operator").stdout.strip()
     bearer = command(server.folder, "token", "--user", "signed-out").stdout.strip()
     with in_terminal(server.folder, "chat", "--url", server.url, "--token", bearer) as (talker, mine):
-        _read_until(mine, "> ")
+        read_until(mine, "> ")
         body = json.dumps({"user_id": "signed-out", "reason": "Policy 7"}).encode()
         request = urllib.request.Request(
             f"{server.url}/ws/kick", body, {"Authorization": f"Bearer {operator}"}, method="POST"
         )
         with urllib.request.urlopen(request, timeout=PATIENCE_S) as answer:
             assert json.load(answer)["connections"] == 1
-        _read_until(mine, "Policy 7")
+        read_until(mine, "Policy 7")
         assert talker.wait(PATIENCE_S) == 3
 
 
@@ -638,7 +638,7 @@ def test_a_hangup_ends_no_service(tmp_path: Path) -> None:
 def test_a_terminal_that_is_closed_takes_its_server_along(tmp_path: Path) -> None:
     """A server that was started by hand does not outlive its terminal."""
     with in_terminal(tmp_path, "--port", "0", "--store", "memory:") as (serving, mine):
-        _read_until(mine, "Listening on")
+        read_until(mine, "Listening on")
         serving.send_signal(signal.SIGHUP)
         assert serving.wait(PATIENCE_S) == -signal.SIGHUP
 
@@ -665,7 +665,7 @@ def in_terminal(folder: Path, *words: str) -> Iterator[tuple[subprocess.Popen[by
         os.close(mine)
 
 
-def _read_until(descriptor: int, *texts: str) -> str:
+def read_until(descriptor: int, *texts: str) -> str:
     """Read from a terminal until each text came behind the one before it."""
     seen, place, deadline = "", 0, time.monotonic() + PATIENCE_S
     for text in texts:

@@ -183,17 +183,18 @@ class Screen:
         if phase == "full" and not text.startswith(said):
             said = ""  # pieces were missed: the whole text once more
             self._fresh_line()
-        if key != self._current:
+        piece = text if phase == "delta" else text[len(said) :]
+        if piece and key != self._current:
             self._fresh_line()
             self._current = key
             self._write(self._pad + mark, style)
-        piece = text if phase == "delta" else text[len(said) :]
         self._write(piece.replace("\n", f"\n{self._pad}"), style)
         self._said[key] = said + piece
         if phase == "full" and key.startswith(THOUGHT):
             # A message goes on behind a full that came on its way; a thought has no name, so it ends there.
             self._said.pop(key)
-            self._fresh_line(force=bool(text))
+            if key == self._current:
+                self._fresh_line(force=True)
 
     def _line(self, text: str, style: str) -> None:
         if text:

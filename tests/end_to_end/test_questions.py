@@ -453,7 +453,7 @@ def test_form_fits_a_narrow_window(browser: Browser, server: ServerProcess) -> N
 
 
 def test_what_is_far_up_costs_no_layout(browser: Browser, server: ServerProcess) -> None:
-    """Of a long conversation only what is near is laid out; its end is followed, and its start is there on the way up."""
+    """Of a long conversation only what is near is laid out; its end is followed, its start there on the way up."""
     with staged(browser, server) as (stage, window):
         for number in range(80):
             names = {"run_id": f"x{number}"}

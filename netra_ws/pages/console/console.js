@@ -10,6 +10,7 @@ const THREAD_KEY = "netra-ws.thread";
 const PAGE_SIZE = 50;
 const MAX_CONVERSATIONS = 12; // kept with their elements; the least recently shown goes first, never a busy one
 const NOTICE_MS = 7_000;
+const TOUCH_MS = 500; // so long after a key, a wheel or a finger the page may still be scrolling for it
 const EXPIRY_NOTICE_MS = 30_000; // behind the token's end: longer than the server's grace
 const MESSAGE_ROOM_BYTES = 8_192; // for the words beside an attached log
 const REFUSALS = new Set(["AUTH_FAILED", "FORBIDDEN", "POLICY", "SIGNED_OUT", "TOKEN_EXPIRED"]);
@@ -573,7 +574,7 @@ function sizeWords(bytes) {
 
 let followed = true; // whether the end was in view when somebody last scrolled
 let roomSeen = 0; // height for which that was found
-let endSeen = 0; // where the page has scrolled to by itself
+let touchedAt = -Infinity; // when somebody last did something that scrolls
 let endAsked = false;
 
 function atEnd() {
@@ -596,7 +597,6 @@ function keepUp({ type }) {
 
 function toEnd() {
   $("scroller").scrollTop = $("scroller").scrollHeight;
-  endSeen = $("scroller").scrollTop;
   $("to-latest").hidden = true;
   followed = true;
 }
@@ -682,9 +682,13 @@ $("composer").addEventListener("keydown", (event) => {
   event.preventDefault();
   submit();
 });
+for (const touch of ["keydown", "pointerdown", "touchmove", "wheel"]) {
+  $("scroller").addEventListener(touch, () => (touchedAt = performance.now()), { passive: true });
+}
 $("scroller").addEventListener("scroll", () => {
   if ($("scroller").clientHeight !== roomSeen) return; // the observer below comes next
-  if (endAsked && $("scroller").scrollTop >= endSeen) return; // what was added since is not scrolled to yet
+  // What was added since is not scrolled to yet, and its layout moves the page, too: only a person leaves the end then.
+  if (endAsked && performance.now() - touchedAt > TOUCH_MS) return;
   followed = atEnd();
   if (followed) $("to-latest").hidden = true;
 }, { passive: true });
