@@ -752,6 +752,57 @@ def test_screen_shows_every_kind() -> None:
     ]
 
 
+def _part(type_: str, run_id: str = "s", parent: str = "r", **fields: Any) -> dict[str, Any]:
+    return {"type": type_, "run_id": run_id, "parent_run_id": parent, "agent_name": run_id, **fields}
+
+
+def test_screen_indents_sub_runs() -> None:
+    """Sub-runs stand indented below what started them, several at once, each line; their ends are told."""
+    begun = {"message_id": "m", "trigger": "delegate"}
+    ended = {"final_response": "x", "duration_ms": 5, "events": 2}
+    say = {"phase": "full", "role": "assistant"}
+    shown = _shown(
+        _message("delta", "so"),
+        _part("agent_started", **begun),
+        _part("agent_started", "deep", "s", **begun),
+        _part("agent_message", "deep", "s", message_id="d", content="one\ntwo", **say),
+        _part("agent_thinking", reasoning="hm", phase="delta"),
+        _part("agent_message", "deep", "s", message_id="d", content="one\ntwo!", **say),
+        _part("agent_completed", "deep", "s", status="success", success=True, **ended),
+        _part("agent_completed", status="error", success=False, error={"code": "C", "message": "why"}, **ended),
+        _message("full", "so"),
+        _end(final_response="not again"),
+    )
+    assert shown.splitlines() == [
+        "so",
+        "  ▸ s",
+        "    ▸ deep",
+        "    one",
+        "    two",
+        "  · hm",
+        "    !",
+        "    ◂ deep (5 ms)",
+        "  ◂ s error: why",
+    ]
+
+
+def test_screen_holds_back_what_would_run_into_a_question() -> None:
+    """While a question is asked, events wait for its end; when too many wait, all are shown, in their order."""
+    out = io.StringIO()
+    screen = Screen(out, colours=False, asks=True)
+    names = {"thread_id": "t", "run_id": "r", "agent_name": "a", "event_id": "i", "seq": 1, "timestamp": 1.0}
+    event = read_server(json.dumps(names | {"type": "agent_event", "name": "step", "value": 1}))
+    with screen.held():
+        screen.prompt("answer: ")
+        screen.show(event)
+        assert out.getvalue() == "answer: "
+    assert out.getvalue() == "answer: \n* step 1\n"
+    with screen.held():
+        for _ in range(3000):
+            screen.show(event)
+    assert out.getvalue().count("* step 1") == 3001
+
+
 def test_screen_shows_gaps_and_silent_answers() -> None:
     """A reset is told, and an answer that was never said is printed at the end."""
     reset = {"type": "stream_reset", "epoch": "e", "seq": 1, "reason": "trimmed"}
