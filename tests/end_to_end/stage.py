@@ -24,6 +24,8 @@ class Stage:
     Attributes:
         log: Every event so far, for replays.
         trimmed: Whether the log cannot be replayed any more.
+        forgotten: Types of events that a replay does not bring.
+        late: Whether a replay comes only behind the history.
         pending: Inputs that wait, by id.
         said: Every ``input_response`` that came.
         judge: See ``Judge``.
@@ -31,6 +33,9 @@ class Stage:
 
     log: list[Frame] = attrs.field(factory=list)
     trimmed: bool = False
+    forgotten: tuple[str, ...] = ()
+    late: bool = False
+    _due: list[Callable[[], None]] = attrs.field(factory=list)
     pending: dict[str, Frame] = attrs.field(factory=dict)
     active: dict[str, Frame] = attrs.field(factory=dict)
     said: list[Frame] = attrs.field(factory=list)
@@ -120,6 +125,10 @@ class Stage:
                 reply("thread_list", threads=[thread], next=None)
             case "get_thread_history":
                 self._tell_history(reply, command["thread_id"])
+                while self._due:
+                    self._due.pop(0)()
+            case "resume" if self.late:
+                self._due.append(lambda: self._replay(socket, reply, command["seq"]))
             case "resume":
                 self._replay(socket, reply, command["seq"])
             case "input_response":
@@ -155,6 +164,7 @@ class Stage:
             socket.send(json.dumps({"type": "stream_reset", "epoch": "e", "seq": end, "reason": "trimmed"}))
             return
         for event in self.log[seq:]:
-            socket.send(json.dumps(event))
+            if event["type"] not in self.forgotten:
+                socket.send(json.dumps(event))
         done = {"from_seq": seq, "to_seq": end, "count": end - seq, "complete": True, "reason": None}
         socket.send(json.dumps({"type": "replay_completed", "epoch": "e", **done}))

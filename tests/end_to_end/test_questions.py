@@ -246,9 +246,10 @@ def test_time_that_is_left_is_counted(browser: Browser, server: ServerProcess) -
         expect(window.get("input-expiry").last).to_be_hidden()
 
 
-@pytest.mark.parametrize("trimmed", [False, True])
-def test_reload_keeps_what_waits(browser: Browser, server: ServerProcess, trimmed: bool) -> None:
-    """After a reload a question is there once and can be answered, also when its event cannot be replayed any more."""
+@pytest.mark.parametrize("late", [False, True], ids=["early", "late"])
+@pytest.mark.parametrize("log", ["whole", "trimmed", "without questions"])
+def test_reload_keeps_what_waits(browser: Browser, server: ServerProcess, log: str, late: bool) -> None:
+    """After a reload a question is there once, in its place, and can be answered, also when no replay brings it."""
     with staged(browser, server) as (stage, window):
         stage.event("agent_thinking", reasoning="hm", phase="full")
         names = stage.sub_run("s1", "pricing")
@@ -256,13 +257,17 @@ def test_reload_keeps_what_waits(browser: Browser, server: ServerProcess, trimme
         stage.ask("i2", "Which carrier?", choices=["a", "b"], **names)
         stage.ask("i0", "Over?", choices=CHOICES)
         stage.settle("i0", "resolved", "yes")
-        stage.trimmed = trimmed
+        stage.trimmed, stage.late = log == "trimmed", late
+        stage.forgotten = ("input_required",) if log == "without questions" else ()
         for _ in range(2):
             window.page.reload()
             window.expect_connected()
             expect(window.page.locator('.input[data-status="open"]')).to_have_count(2)
-        expect(window.page.locator(".input")).to_have_count(2 if trimmed else 3)
+        expect(window.page.locator(".input")).to_have_count(3 if log == "whole" else 2)
         expect(window.page.locator(".sub-run .input")).to_have_count(1)
+        if log != "trimmed":
+            places = "[...document.querySelector('.run-body').children].map((child) => child.dataset.testid)"
+            assert window.run(places)[:3] == ["thinking", "sub-run", "input"]
         window.page.get_by_role("button", name="yes").click()
         window.page.get_by_role("button", name="b", exact=True).click()
         expect(window.page.locator('.input[data-status="open"]')).to_have_count(0)

@@ -98,7 +98,6 @@ export class InputView {
   }
 
   #submit() {
-    if (this.body.ariaBusy === "true") return;
     if (this.#form) {
       const filled = this.#form.read();
       if (filled) this.#send(filled);
