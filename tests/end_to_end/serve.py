@@ -16,10 +16,10 @@ import netra_ws
 from . import agents
 
 EXTRA = {
-    "asking": agents.asking,
     "brief": agents.brief,
     "broken": agents.broken,
     "delegating": agents.delegating,
+    "inquiring": agents.asking,
     "markup": agents.markup,
     "patient": agents.patient,
     "slow": agents.slow,

@@ -29,7 +29,7 @@ def test_choice_in_one_of_two_tabs(browser: Browser, server: ServerProcess) -> N
     """A question is open in every tab of its user; the first answer counts, and both tabs show it."""
     with open_window(browser, server) as window:
         window.sign_in("two tabs")
-        window.say("choice", agent="asking")
+        window.say("choice", agent="inquiring")
         expect(window.get("choice")).to_have_count(2)
         tab = window.beside("two tabs")
         tab.get("thread").click()
@@ -45,7 +45,7 @@ def test_form_of_a_class(browser: Browser, server: ServerProcess) -> None:
     """A form made from an attrs class comes back as one; what the server alone can see is told at its field."""
     with open_window(browser, server) as window:
         window.sign_in("sender")
-        window.say("form", agent="asking")
+        window.say("form", agent="inquiring")
         form = window.get("form")
         form.get_by_label("Recipient").fill("Ada")
         form.get_by_label("Boxes").fill("2")
@@ -75,7 +75,7 @@ def test_decline_is_told_to_the_agent(browser: Browser, server: ServerProcess) -
     """An agent hears that its question was declined, and goes on."""
     with open_window(browser, server) as window:
         window.sign_in("shy")
-        window.say("text", agent="asking")
+        window.say("text", agent="inquiring")
         window.get("decline").click()
         expect(window.get("input-answer")).to_have_text("You declined.")
         _expect_answer(window, "no answer: cancelled")
@@ -85,7 +85,7 @@ def test_expiry(browser: Browser, server: ServerProcess) -> None:
     """A question that nobody answers in time is closed in front of the user, and the agent goes on."""
     with open_window(browser, server) as window:
         window.sign_in("late")
-        window.say("choice 1.5", agent="asking")
+        window.say("choice 1.5", agent="inquiring")
         expect(window.get("input-expiry")).to_contain_text("left to answer")
         expect(window.get("input-answer")).to_have_text("Nobody answered in time.")
         _expect_answer(window, "no answer: expired")
@@ -95,7 +95,7 @@ def test_reload_while_it_waits(browser: Browser, server: ServerProcess) -> None:
     """A question is there after a reload, once, and can be answered."""
     with open_window(browser, server) as window:
         window.sign_in("reloading")
-        window.say("text", agent="asking")
+        window.say("text", agent="inquiring")
         expect(window.get("input-text")).to_be_visible()
         for _ in range(2):
             window.page.reload()
@@ -113,7 +113,7 @@ def test_stop_closes_the_question(browser: Browser, server: ServerProcess) -> No
     """Stop ends a run that waits for an answer, and its question with it."""
     with open_window(browser, server) as window:
         window.sign_in("stopping")
-        window.say("choice", agent="asking")
+        window.say("choice", agent="inquiring")
         expect(window.get("choice")).to_have_count(2)
         window.get("stop").click()
         window.expect_status("cancelled")
@@ -125,7 +125,7 @@ def test_killed_server(browser: Browser, tmp_path: Path, reload: bool) -> None:
     """A server that was killed while a question waited closes it when it is back, also for a page loaded anew."""
     with running_server(tmp_path) as server, open_window(browser, server) as window:
         window.sign_in("unlucky")
-        window.say("choice", agent="asking")
+        window.say("choice", agent="inquiring")
         expect(window.get("choice")).to_have_count(2)
         server.kill()
         if not reload:
