@@ -64,6 +64,7 @@ EXCEPTED = {
     ),
     "agents/mcp/schemas.py _bounded cache": "one entry for each draft of JSON Schema",
     "agents/mcp/http.py trust cache": "one entry",
+    "agents/mcp/opening.py _load CapacityLimiter": "one place, for who loads the library",
     "agents/builtin/clock.py _names cache": "the names of the system's time zones",
     "contexts/embedding.py Events._family": "one run and its sub-runs, of which a family has delegation.MAX_FAMILY",
     "contexts/embedding.py Events._ready": "what one read of at most 64 KiB of the log gave",

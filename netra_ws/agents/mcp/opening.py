@@ -19,8 +19,9 @@ from .servers import McpServer
 if TYPE_CHECKING:
     from .link import Link
 
-#: Who comes while the library is loaded waits here, and not in one of the threads that everybody shares.
-_LOADERS = trio.CapacityLimiter(1)
+#: Who comes while the library is loaded waits here, and not in one of the threads that everybody shares. One for each
+#: ``trio.run``: a thread that was abandoned in an earlier one never gives its place back.
+_LOADERS: trio.lowlevel.RunVar[trio.CapacityLimiter] = trio.lowlevel.RunVar("netra_ws_mcp_loaders")
 
 
 @asynccontextmanager
@@ -72,8 +73,13 @@ async def open_mcp(run: Run, servers: Iterable[McpServer], *, taken: Collection[
 async def _load() -> Any:
     # In a thread: it takes a second or two of a processor at its first time, which would hold up everybody. That is
     # the process's work and not the run's: a run that is stopped meanwhile leaves it to those who come later.
+    try:
+        loaders = _LOADERS.get()
+    except LookupError:
+        loaders = trio.CapacityLimiter(1)
+        _LOADERS.set(loaders)
     return await trio.to_thread.run_sync(
-        import_module, f"{__package__}.offers", abandon_on_cancel=True, limiter=_LOADERS
+        import_module, f"{__package__}.offers", abandon_on_cancel=True, limiter=loaders
     )
 
 

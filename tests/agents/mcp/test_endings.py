@@ -76,14 +76,19 @@ async def main():
                 break
         print("mcp_types" in sys.modules, await run.stop())
 
+async def again():
+    async with open_session({"agent": agent}) as (_, session):
+        print((await (await session.start("x", agent="agent")).result()).error.code)
+
 trio.run(main)
+trio.run(again)
 """
 
 
 async def test_a_stop_while_the_library_is_loaded() -> None:
-    """A run that is stopped while the library is loaded for the first time does not wait for that."""
+    """A run that is stopped while the library is loaded for the first time does not wait for that; a later one does."""
     done = await trio.run_process([sys.executable, "-c", FIRST_USE], capture_stdout=True)
-    assert done.stdout.decode().split() == ["False", "cancelled"]
+    assert done.stdout.decode().split() == ["False", "cancelled", "MCP_UNAVAILABLE"]
 
 
 async def test_every_open_call_is_told_to_the_server(tmp_path: Path) -> None:
