@@ -8,6 +8,7 @@
     ├── ConfigError          settings that cannot be served; one clear line, then exit status 1
     ├── AgentError           an agent speaks to its user: code and text are shown
     │   ├── EventTooLarge    one event is above ``limits.max_event_bytes``
+    │   ├── ModelError       a model's endpoint is away, refuses, or answers nonsense
     │   └── QuotaExceeded    one run said more than ``limits.max_events_per_run`` events
     ├── RunClosed            an agent goes on after its run has ended or was sealed
     ├── WrongThread          a run was used outside the server's Trio thread
@@ -120,6 +121,31 @@ class EventTooLarge(AgentError):
 
     def __init__(self, what: str, size: int, limit: int) -> None:
         super().__init__(f"{what}: {size} bytes, more than the {limit} allowed", code="EVENT_TOO_LARGE")
+
+
+class ModelError(AgentError):
+    """A model's endpoint did not do what it was asked for; never holds its key, nor a header that was sent.
+
+    Attributes:
+        code: ``LLM_UNAVAILABLE`` (no connection, no answer in time, overloaded), ``LLM_REFUSED`` (it says no),
+            ``LLM_BROKEN`` (broken off, or nonsense), ``LLM_CONTEXT_TOO_LONG`` or ``LLM_STEPS`` (the model asks for
+            tools without an end).
+        again: Whether the same request may succeed within seconds.
+        retry_after_s: Seconds that the endpoint asks to wait first, or None.
+    """
+
+    def __init__(
+        self,
+        code: str,
+        text: str,
+        *,
+        retryable: bool = False,
+        again: bool = False,
+        retry_after_s: float | None = None,
+    ) -> None:
+        super().__init__(text, code=code, retryable=retryable or again)
+        self.again = again
+        self.retry_after_s = retry_after_s
 
 
 class QuotaExceeded(AgentError):

@@ -41,7 +41,7 @@ ONLY = {
     "psycopg": {"history"},
     "jwt": {"access"},
     "cryptography": {"access", "wire"},
-    "httpx": {"keyring"},
+    "httpx": {"agents", "keyring"},
 }
 WITHOUT_TRIO = {"errors", "identity", "signals", "protocol", "access", "settings"}
 

@@ -12,6 +12,8 @@ import trio
 from netra_ws.protocol.commands import Attachment, OnDisconnect
 from netra_ws.protocol.events import Trigger
 
+from .llm.endpoint import ModelEndpoint
+
 
 def new_id(kind: str) -> str:
     """Return a fresh id such as ``run_…``, unique everywhere."""
@@ -52,6 +54,7 @@ class RunPolicy:
         threads: Bounds the worker threads of all runs together.
         user_threads: Bounds those of one user's runs, so that nobody takes all of them; None in the policy
             that all users share.
+        model: The endpoint of ``llm.base_url``, what the agents of models ask by default; None where none is set.
     """
 
     finalise_s: float
@@ -60,3 +63,4 @@ class RunPolicy:
     max_events: int
     threads: trio.CapacityLimiter
     user_threads: trio.CapacityLimiter | None = None
+    model: ModelEndpoint | None = None
