@@ -23,6 +23,8 @@ from netra_ws.access import (
 from netra_ws.agents.agent import Agent, collect_agents
 from netra_ws.agents.builtin.assistant import make_assistant
 from netra_ws.agents.builtin.echo import echo
+from netra_ws.agents.builtin.model import make_llm
+from netra_ws.agents.llm.endpoint import ModelEndpoint
 from netra_ws.agents.request import RunPolicy
 from netra_ws.contexts.policy import ContextPolicy
 from netra_ws.errors import ConfigError
@@ -44,6 +46,9 @@ def context_policy(settings: Settings, given: Mapping[str, Agent]) -> ContextPol
     """
     prices = {model: attrs.asdict(price, filter=_is_set) for model, price in settings.prices.items()}
     builtin: dict[str, Agent] = {"assistant": make_assistant(prices or None), "echo": echo}
+    model = _model_endpoint(settings, prices)
+    if model is not None:
+        builtin["llm"] = make_llm(prices or None)
     agents = collect_agents(builtin, settings.agents.modules, given)
     if settings.agents.default not in agents:
         raise ConfigError(f"agents.default: there is no agent {settings.agents.default!r}")
@@ -57,6 +62,7 @@ def context_policy(settings: Settings, given: Mapping[str, Agent]) -> ContextPol
             max_event_bytes=limits.max_event_bytes,
             max_events=limits.max_events_per_run,
             threads=trio.CapacityLimiter(RUN_THREADS),
+            model=model,
         ),
         on_disconnect=_on_disconnect(settings),
         allow_continue=settings.agents.allow_continue,
@@ -75,6 +81,13 @@ def context_policy(settings: Settings, given: Mapping[str, Agent]) -> ContextPol
         max_threads_per_user=limits.max_threads_per_user,
         max_queued_per_thread=limits.max_queued_per_thread,
     )
+
+
+def _model_endpoint(settings: Settings, prices: Mapping[str, Mapping[str, float]]) -> ModelEndpoint | None:
+    llm = settings.llm
+    if llm.base_url is None or llm.model is None:
+        return None
+    return ModelEndpoint(llm.base_url, llm.model, llm.api_key, prices=prices, proxy=llm.proxy)
 
 
 def _is_set(attribute: object, value: object) -> bool:
@@ -170,5 +183,11 @@ def public_config(settings: Settings, policy: ContextPolicy, *, tokens: bool = T
         "heartbeat": {"interval_s": policy.heartbeat_interval_s, "pong_timeout_s": policy.pong_timeout_s},
         "resume_window_s": policy.resume_window_s,
         "agents": sorted(policy.agents),
-        "features": {"resume": True, "threads": True, "search": True, "console": settings.server.console},
+        "features": {
+            "resume": True,
+            "threads": True,
+            "search": True,
+            "console": settings.server.console,
+            "llm": policy.run.model is not None,
+        },
     }
