@@ -12,7 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .agents.agent import Agent as Agent
+    from .agents.declaring import tool as tool
+    from .agents.llm.agent import LlmAgent as LlmAgent
+    from .agents.llm.endpoint import ModelEndpoint as ModelEndpoint
     from .agents.run import Run as Run
+    from .agents.tools import Tool as Tool
     from .agents.tools import ToolCall as ToolCall
     from .client import Session as Session
     from .client import connect as connect
@@ -23,6 +27,8 @@ if TYPE_CHECKING:
     from .errors import CommandFailed as CommandFailed
     from .errors import ConfigError as ConfigError
     from .errors import ConnectionLost as ConnectionLost
+    from .errors import DelegateFailed as DelegateFailed
+    from .errors import InputDeclined as InputDeclined
     from .errors import NetraError as NetraError
     from .errors import Refused as Refused
     from .errors import Rejected as Rejected
@@ -30,6 +36,7 @@ if TYPE_CHECKING:
     from .errors import ServerError as ServerError
     from .errors import SessionError as SessionError
     from .errors import StoreError as StoreError
+    from .errors import ToolDenied as ToolDenied
     from .errors import WrongThread as WrongThread
     from .identity import Identity as Identity
     from .protocol.closing import CloseCode as CloseCode
@@ -49,7 +56,11 @@ __all__ = [
     "CommandFailed",
     "ConfigError",
     "ConnectionLost",
+    "DelegateFailed",
     "Identity",
+    "InputDeclined",
+    "LlmAgent",
+    "ModelEndpoint",
     "NetraError",
     "Position",
     "Refused",
@@ -64,13 +75,16 @@ __all__ = [
     "Settings",
     "StoreError",
     "Surroundings",
+    "Tool",
     "ToolCall",
+    "ToolDenied",
     "UserSession",
     "WrongThread",
     "__version__",
     "connect",
     "open_server",
     "serve",
+    "tool",
 ]
 
 #: Public name → the module that has it; the same as the imports above, for the running program.
@@ -82,7 +96,11 @@ _HOMES: Mapping[str, str] = {
     "CommandFailed": "errors",
     "ConfigError": "errors",
     "ConnectionLost": "errors",
+    "DelegateFailed": "errors",
     "Identity": "identity",
+    "InputDeclined": "errors",
+    "LlmAgent": "agents.llm.agent",
+    "ModelEndpoint": "agents.llm.endpoint",
     "NetraError": "errors",
     "Position": "protocol.replies",
     "Refused": "errors",
@@ -97,13 +115,16 @@ _HOMES: Mapping[str, str] = {
     "Settings": "settings",
     "StoreError": "errors",
     "Surroundings": "server",
+    "Tool": "agents.tools",
     "ToolCall": "agents.tools",
+    "ToolDenied": "errors",
     "UserSession": "contexts.embedding",
     "WrongThread": "errors",
     "__version__": "version",
     "connect": "client",
     "open_server": "server",
     "serve": "server",
+    "tool": "agents.declaring",
 }
 
 

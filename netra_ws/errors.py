@@ -8,8 +8,12 @@
     ├── ConfigError          settings that cannot be served; one clear line, then exit status 1
     ├── AgentError           an agent speaks to its user: code and text are shown
     │   ├── EventTooLarge    one event is above ``limits.max_event_bytes``
-    │   ├── ModelError       a model's endpoint is away, refuses, or answers nonsense
-    │   └── QuotaExceeded    one run said more than ``limits.max_events_per_run`` events
+    │   ├── QuotaExceeded    one run said more than ``limits.max_events_per_run`` events
+    │   ├── InvalidParameters  a tool was called with parameters that it does not take
+    │   ├── ToolDenied       a tool was not allowed; told with status ``denied``
+    │   ├── InputDeclined    the user does not answer an ``ask``, or not in time
+    │   ├── DelegateFailed   a sub-run did not end with success
+    │   └── ModelError       a model's endpoint is away, refuses, or answers nonsense
     ├── RunClosed            an agent goes on after its run has ended or was sealed
     ├── WrongThread          a run was used outside the server's Trio thread
     ├── ServerError          ours; logged, the client is told ``INTERNAL``
@@ -25,8 +29,12 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from typing import Any
+
+#: Wrong fields that one error names.
+MAX_FIELDS = 20
 
 
 class NetraError(Exception):
@@ -123,6 +131,65 @@ class EventTooLarge(AgentError):
         super().__init__(f"{what}: {size} bytes, more than the {limit} allowed", code="EVENT_TOO_LARGE")
 
 
+class QuotaExceeded(AgentError):
+    """A run said more than it may; it is ended with ``cancelled_by: "quota"``."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text, code="QUOTA_EXCEEDED")
+
+
+class InvalidParameters(AgentError):
+    """A tool was called with parameters that it does not take; nothing of it was carried out.
+
+    Attributes:
+        fields: JSON path → what is wrong there, at most 20 of them.
+    """
+
+    def __init__(self, fields: Mapping[str, str]) -> None:
+        self.fields = dict(itertools.islice(fields.items(), MAX_FIELDS))
+        wrong = "; ".join(f"{path}: {problem}" for path, problem in self.fields.items())
+        super().__init__(wrong[:1000] or "wrong parameters", code="INVALID_PARAMETERS")
+
+
+class ToolDenied(AgentError):
+    """A tool may not be used: by this user, or this time. A tool may raise it itself."""
+
+    def __init__(self, text: str = "this is not allowed", *, code: str = "FORBIDDEN") -> None:
+        super().__init__(text, code=code)
+
+
+class InputDeclined(AgentError):
+    """Nobody answers what an agent has asked.
+
+    Attributes:
+        status: ``cancelled`` when the user has declined, ``expired`` when the time for it is over.
+    """
+
+    status: str = "cancelled"
+
+    def __init__(self, status: str) -> None:
+        text = "the question was not answered in time" if status == "expired" else "the question was declined"
+        super().__init__(text, code=f"INPUT_{status.upper()}")
+        self.status = status
+
+
+class DelegateFailed(AgentError):
+    """A sub-run did not end with success; code and text are those of its error.
+
+    Attributes:
+        run_id: Which sub-run.
+        status: Its final status: ``error``, ``cancelled`` or ``timeout``.
+    """
+
+    run_id: str = ""
+    status: str = "error"
+
+    def __init__(self, text: str, *, code: str, run_id: str, status: str, retryable: bool = False) -> None:
+        super().__init__(text, code=code, retryable=retryable)
+        self.run_id = run_id
+        self.status = status
+
+
 class ModelError(AgentError):
     """A model's endpoint did not do what it was asked for; never holds its key, nor a header that was sent.
 
@@ -146,13 +213,6 @@ class ModelError(AgentError):
         super().__init__(text, code=code, retryable=retryable or again)
         self.again = again
         self.retry_after_s = retry_after_s
-
-
-class QuotaExceeded(AgentError):
-    """A run said more than it may; it is ended with ``cancelled_by: "quota"``."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__(text, code="QUOTA_EXCEEDED")
 
 
 class RunClosed(NetraError):

@@ -11,7 +11,6 @@ import attrs
 import orjson
 import trio
 
-from netra_ws.agents.run import Run
 from netra_ws.errors import ClientError, Lost, RunClosed, Trimmed
 from netra_ws.history.cursor import Cursor
 from netra_ws.history.stores.contract import Store
@@ -191,8 +190,7 @@ class UserSession:
         Raises:
             ClientError: ``NOT_FOUND``, or as ``proof_of_end``.
         """
-        runs = {run.run_id: run for run in self.context.home.leaving(self.context.user_id)} | self.context.runs
-        run: Run | None = runs.get(run_id)
+        run = self.context.find_run(run_id)
         if run is None:
             status = await self.context.status_of(run_id)
             if status is None:

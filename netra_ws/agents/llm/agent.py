@@ -7,7 +7,7 @@ import logging
 import random
 from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import attrs
 import orjson
@@ -18,13 +18,11 @@ from netra_ws.errors import ConfigError, EventTooLarge, ModelError
 from ..run import Run
 from ..speech import cut
 from ..toolbox import Toolbox
+from ..tools import Tool
 from .chunks import Answer, AskedCall, Piece
 from .conversation import Conversation, Message, clip, open_conversation, tokens_in
 from .endpoint import ChunkStream, ModelEndpoint, OpenEndpoint, open_endpoint
 from .secrecy import Veil
-
-if TYPE_CHECKING:
-    from ..tools import Tool
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +36,10 @@ MAX_RETRY_AFTER_S = 30.0
 LAST_WORDS_S = 5.0
 #: What the agent itself writes into a request.
 _OURS = frozenset({"messages", "model", "tools", "stream", "n"})
+
+
+def _once(tools: Iterable[Tool]) -> tuple[Tool, ...]:
+    return tuple(tools)
 
 
 def _options(options: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -76,7 +78,7 @@ class LlmAgent:
         ConfigError: Two tools have the same name, or an option is one that the agent writes itself.
     """
 
-    tools: Iterable[Tool] = attrs.field(default=(), converter=tuple)
+    tools: Iterable[Tool] = attrs.field(default=(), converter=_once)
     instructions: str | None = None
     endpoint: ModelEndpoint | None = None
     model: str | None = None

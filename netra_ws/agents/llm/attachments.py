@@ -1,4 +1,4 @@
-"""What a model is shown of the files that come with a question: texts in the prompt, images as images, others by name."""
+"""What a model is shown of the files that come with a question: texts in the prompt, images as such, others by name."""
 
 from __future__ import annotations
 

@@ -173,7 +173,7 @@ class Answer:
     def _candidate(self, part: _CallPart) -> _Slot | None:
         if part.index is None:
             same_id = [slot for slot in self._slots if part.call_id and slot.call_id == part.call_id]
-            return (same_id or self._slots or [None])[-1]
+            return next(reversed(same_id or self._slots), None)
         # The newest: a server that counts no further than 0 opens several there.
         return next((slot for slot in reversed(self._slots) if slot.index == part.index), None)
 

@@ -117,7 +117,7 @@ class Conversation:
             self._steps.append(Block.of({"role": "user", "content": _clean(text)}))
 
     def messages(self, reserved: int = 0) -> list[Message]:
-        """Return what fits into the budget: instructions, question and the last step always, the newest before the rest.
+        """Return what fits into the budget: instructions, question and the last step always, of the rest the newest.
 
         Args:
             reserved: Tokens of what is sent besides, such as the descriptions of tools.

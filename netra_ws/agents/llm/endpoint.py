@@ -45,6 +45,12 @@ MAX_WHOLE_BYTES = 8 * 2**20
 
 _PATH = "/chat/completions"
 
+Prices = Mapping[str, Mapping[str, float]]
+
+
+def _read_only(prices: Prices) -> Prices:
+    return MappingProxyType(dict(prices))
+
 
 def _mask(url: str | None) -> str:
     return "None" if url is None else repr(httpx.URL(url).host)
@@ -67,9 +73,7 @@ class ModelEndpoint:
     base_url: str = attrs.field(repr=_mask)
     model: str
     api_key: str | None = attrs.field(default=None, repr=False)
-    prices: Mapping[str, Mapping[str, float]] = attrs.field(
-        factory=dict, kw_only=True, eq=False, repr=False, converter=lambda prices: MappingProxyType(dict(prices))
-    )
+    prices: Prices = attrs.field(factory=dict, kw_only=True, eq=False, repr=False, converter=_read_only)
     proxy: str | None = attrs.field(default=None, kw_only=True, repr=_mask)
 
     def __attrs_post_init__(self) -> None:

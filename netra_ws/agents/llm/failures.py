@@ -108,7 +108,7 @@ def _parsed(body: bytes) -> object:
 
 
 def _words(body: object) -> _Words:
-    """Find message and code in the forms that servers have: ``{"error": {…}}``, ``{"error": "…"}``, ``{"detail": …}``."""
+    """Find message and code in the forms that servers have: an object ``error``, a text, or a ``detail``."""
     error = body.get("error", body) if isinstance(body, Mapping) else None
     if isinstance(error, str):
         return _Words(_line(error))

@@ -20,9 +20,7 @@ class Secrecy:
     def betrayed_by(self, text: str) -> bool:
         """Whether *text* holds the secret or a piece of it."""
         size = min(len(self._secret), MIN_PART)
-        return size > 0 and any(
-            self._secret[at : at + size] in text for at in range(len(self._secret) - size + 1)
-        )
+        return size > 0 and any(self._secret[at : at + size] in text for at in range(len(self._secret) - size + 1))
 
     def cover(self, text: str) -> str:
         """Return *text*, all of it being there, without the secret."""

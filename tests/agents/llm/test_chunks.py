@@ -246,11 +246,15 @@ class TestBounds:
     @given(
         st.recursive(
             st.none() | st.booleans() | st.integers() | st.text(max_size=3),
-            lambda inner: st.lists(inner, max_size=3)
-            | st.dictionaries(
-                st.sampled_from(["choices", "delta", "content", "tool_calls", "function", "arguments", "usage", "id"]),
-                inner,
-                max_size=4,
+            lambda inner: (
+                st.lists(inner, max_size=3)
+                | st.dictionaries(
+                    st.sampled_from(
+                        ["choices", "delta", "content", "tool_calls", "function", "arguments", "usage", "id"]
+                    ),
+                    inner,
+                    max_size=4,
+                )
             ),
             max_leaves=12,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import time
 
@@ -20,7 +21,7 @@ def decode(*pieces: bytes, **options: int) -> list[ServerEvent]:
 
 def cut(data: bytes, places: list[int]) -> list[bytes]:
     ends = [0, *sorted(place % (len(data) + 1) for place in places), len(data)]
-    return [data[start:end] for start, end in zip(ends, ends[1:], strict=False)]
+    return [data[start:end] for start, end in itertools.pairwise(ends)]
 
 
 @pytest.mark.parametrize(
