@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 import trio
@@ -23,8 +23,6 @@ from netra_ws.access import (
 from netra_ws.agents.agent import Agent, collect_agents
 from netra_ws.agents.builtin.assistant import make_assistant
 from netra_ws.agents.builtin.echo import echo
-from netra_ws.agents.builtin.model import make_llm
-from netra_ws.agents.llm.endpoint import ModelEndpoint
 from netra_ws.agents.request import RunPolicy
 from netra_ws.contexts.policy import ContextPolicy
 from netra_ws.errors import ConfigError
@@ -33,6 +31,9 @@ from netra_ws.version import __version__
 from netra_ws.wire.certificates import Certificates
 from netra_ws.wire.door import SOCKET_PATHS
 from netra_ws.wire.pump import PROTOCOL
+
+if TYPE_CHECKING:
+    from netra_ws.agents.llm.endpoint import ModelEndpoint
 
 #: Worker threads for blocking code of all runs.
 RUN_THREADS = 40
@@ -48,6 +49,8 @@ def context_policy(settings: Settings, given: Mapping[str, Agent]) -> ContextPol
     builtin: dict[str, Agent] = {"assistant": make_assistant(prices or None), "echo": echo}
     model = _model_endpoint(settings, prices)
     if model is not None:
+        from netra_ws.agents.builtin.model import make_llm
+
         builtin["llm"] = make_llm(prices or None)
     agents = collect_agents(builtin, settings.agents.modules, given)
     if settings.agents.default not in agents:
@@ -87,6 +90,9 @@ def _model_endpoint(settings: Settings, prices: Mapping[str, Mapping[str, float]
     llm = settings.llm
     if llm.base_url is None or llm.model is None:
         return None
+    # Imported late: httpx takes its time, and a server without a model has no use for it.
+    from netra_ws.agents.llm.endpoint import ModelEndpoint
+
     return ModelEndpoint(llm.base_url, llm.model, llm.api_key, prices=prices, proxy=llm.proxy)
 
 
