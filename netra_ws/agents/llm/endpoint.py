@@ -19,6 +19,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from types import MappingProxyType
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 import attrs
 import httpx
@@ -110,6 +111,7 @@ class ModelEndpoint:
 
 def _check_url(name: str, text: str) -> None:
     try:
+        urlsplit(text)  # the library's own takes a bracket that is not closed for part of a name
         url = httpx.URL(text)
     except (httpx.InvalidURL, TypeError, ValueError):
         raise ConfigError(f"ModelEndpoint: {name} is not a URL") from None
@@ -193,8 +195,10 @@ def _request(endpoint: ModelEndpoint, content: bytes) -> httpx.Request:
     url = httpx.URL(endpoint.base_url)
     path = url.path.rstrip("/").removesuffix(_PATH)
     headers = {
+        "Host": url.netloc.decode("ascii"),
         "Accept": "text/event-stream, application/json",
         "Accept-Encoding": "identity",
+        "Content-Length": str(len(content)),
         "Content-Type": "application/json",
         "User-Agent": f"netra-ws/{__version__}",
     }
@@ -205,9 +209,27 @@ def _request(endpoint: ModelEndpoint, content: bytes) -> httpx.Request:
         "POST",
         url.copy_with(path=path + _PATH, fragment=None),
         headers=headers,
-        content=content,
+        stream=_Content(content),
         extensions={"timeout": timeout.as_dict()},
     )
+
+
+class _Content(httpx.AsyncByteStream):
+    """The bytes of a request.
+
+    The library's own stream of bytes is a generator, which a cancel in the middle leaves to the garbage collector.
+    """
+
+    def __init__(self, content: bytes) -> None:
+        self._pieces = iter([content])
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        for piece in self._pieces:
+            return piece
+        raise StopAsyncIteration
 
 
 Form = Literal["events", "whole"]
@@ -220,7 +242,7 @@ def _form(response: httpx.Response) -> tuple[Form, str | None]:
     kind = response.headers.get("content-type", "text/event-stream").partition(";")[0].strip().lower()
     if kind == "application/json":
         return "whole", None  # there are servers that do not stream at all
-    return "events", f"with {kind[:40]!a}" if kind.startswith(("text/html", "image/")) else None
+    return "events", "with a page or an image" if kind.startswith(("text/html", "image/")) else None
 
 
 @attrs.define(eq=False)
@@ -232,7 +254,7 @@ class _Source:
     """
 
     _pieces: AsyncIterator[bytes]
-    whole: bytearray = attrs.field(factory=bytearray)
+    whole: bytearray = attrs.field(factory=bytearray, repr=False)
     _size: int = 0
 
     async def read(self) -> bytes | None:

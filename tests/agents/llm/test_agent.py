@@ -43,9 +43,9 @@ async def add(a: int, b: int) -> int:
 
 
 def messages(events: Sequence[Heard]) -> list[str]:
-    """Return the texts of the messages that were ended, in order."""
+    """Return the texts of the messages that were ended, in order; long ones are told as a whole on their way, too."""
     told = (one.message for one in events if isinstance(one.message, AgentMessage))
-    return [message.content for message in told if message.phase == "full"]
+    return list({message.message_id: message.content for message in told if message.phase == "full"}.values())
 
 
 def thoughts(events: Sequence[Heard]) -> list[str]:

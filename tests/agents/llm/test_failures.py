@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import random
 import ssl
 import traceback
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -153,7 +153,7 @@ async def test_retry_after(fast_clock: trio.testing.MockClock, header: dict[str,
     async with fake_endpoint(refuse(429, headers=header), answer("ok")) as endpoint:
         before = trio.current_time()
         assert (await ended(endpoint)).status == "success"
-        assert 20 <= trio.current_time() - before
+        assert trio.current_time() - before >= 20
 
 
 async def test_no_attempt_behind_the_deadline(fast_clock: trio.testing.MockClock) -> None:
@@ -214,36 +214,33 @@ async def test_never_again_when_something_was_told(reply: Reply) -> None:
     assert len(endpoint.asked) == 1
 
 
-BROKEN = encode([*think("Hm"), *say("Grüße, ", "ja"), *call("add", '{"a":1,', '"b":2}'), *finish("tool_calls")])
-FINISHED = BROKEN.index(b'"tool_calls"}', BROKEN.rindex(b'finish_reason": "tool'))
+def bare(*parts: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return chunks with nothing in them that need not be there: fewer bytes at which to break off."""
+    return [{"choices": [{k: v for k, v in one["choices"][0].items() if v}]} for part in parts for one in part]
 
 
-@pytest.mark.parametrize("then", ["end", "closed", "reset"])
-@pytest.mark.parametrize("part", range(4))
-async def test_broken_off_at_any_byte(fast_clock: trio.testing.MockClock, then: Any, part: int) -> None:
+BROKEN = encode(bare(think("Hm"), say("Grüße"), call("add", '{"a":1,', '"b":2}'), finish("tool_calls")))
+DONE = b"data: [DONE]\n\n"
+
+
+@pytest.mark.parametrize(("then", "step"), [("closed", 1), ("end", 5), ("reset", 5)])
+async def test_broken_off_at_any_byte(fast_clock: trio.testing.MockClock, then: Any, step: int) -> None:
     """At whichever byte a stream breaks off: it is an answer when its end was there, else an error, and never more."""
-    replies = [Reply(body=BROKEN, stop_at=size, then=then) for size in range(part, len(BROKEN) + 1, 4)]
     async with fake_endpoint(answer("ok")) as endpoint:
         agent = LlmAgent(tools=[add], endpoint=endpoint.model())
         async with open_session({"mine": agent}, PATIENT) as (_, session):
-            for reply in replies:
-                size = reply.stop_at or 0
-                endpoint.asked.clear()
+            for size in range(0, len(BROKEN) + 1, step):
+                broken = Reply(body=BROKEN, stop_at=size, then=then)
+                # An end that is proper ends an event, too, though no blank line does.
+                complete = size >= len(BROKEN) - len(DONE) - (2 if then == "end" else 0)
                 endpoint.script.clear()
-                endpoint.script.extend([*[reply] * ATTEMPTS, answer("never")])
-                if size > FINISHED:
-                    endpoint.script.clear()
-                    endpoint.script.extend([reply, answer("ok")])
+                endpoint.script.extend([broken] * (1 if complete else ATTEMPTS) + [answer("ok")])
                 run = await session.start("?", agent="mine")
                 last = check_run([one async for one in run if one.type != "thread_created"])
-                if then == "reset" and last.status == "error":
-                    assert last.error is not None
-                    assert last.error.code in ("LLM_BROKEN", "LLM_UNAVAILABLE")
-                    continue  # a reset may overtake bytes that were sent before it
-                complete = size >= len(BROKEN) - len(b"\n\ndata: [DONE]\n\n")
-                assert (last.status, last.final_response) == (("success", "ok") if complete else ("error", None)), size
-                if last.error is not None:
-                    assert last.error.code == "LLM_BROKEN"
+                if last.status == "error":
+                    assert error_of(last).code == "LLM_BROKEN", size
+                if then != "reset":  # which may overtake bytes that were sent before it
+                    assert (last.status, last.final_response) == (("success", "ok") if complete else ("error", None))
         await endpoint.until("open", 0)
 
 
@@ -324,20 +321,21 @@ async def test_many_cancels_leave_nothing() -> None:
 
 
 def open_files() -> int:
-    return len(os.listdir("/proc/self/fd"))
+    return sum(1 for _ in Path("/proc/self/fd").iterdir())
 
 
 # The key.
 
 
 def everything(*things: object) -> str:
-    """Return all that can be seen of things: their texts, reprs and, of exceptions, tracebacks with every local."""
+    """Return all that can be seen of things: texts, reprs and, of exceptions, the locals of every frame but ours."""
     shown = []
     for thing in things:
         shown += [str(thing), repr(thing)]
         if isinstance(thing, BaseException):
-            told = traceback.TracebackException.from_exception(thing, capture_locals=True)
-            shown += ["".join(told.format()), repr(thing.__dict__)]
+            frames = [frame for frame, _ in traceback.walk_tb(thing.__traceback__)]
+            shown += [repr(frame.f_locals) for frame in frames if frame.f_code.co_filename != __file__]
+            shown += [repr(thing.__dict__)]
             shown += [everything(inner) for inner in (thing.__cause__, thing.__context__) if inner is not None]
     return "\n".join(shown)
 
@@ -366,7 +364,8 @@ async def test_an_echo_of_the_key(
     name: str, fast_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     """An endpoint that says the key back, anywhere at all, does not bring it into events, log lines or errors."""
-    caplog.set_level(logging.DEBUG)
+    caplog.set_level(logging.DEBUG, "netra_ws")  # the library below logs headers that come, though none that go
+    caplog.set_level(logging.INFO)
     async with fake_endpoint(ECHOES[name]) as endpoint:
         agent = LlmAgent(tools=[add], endpoint=endpoint.model(), max_steps=2)
         events = await run_agent(agent, overrides=PATIENT)
@@ -379,8 +378,6 @@ async def test_an_echo_of_the_key(
 def assert_hidden(records: Sequence[logging.LogRecord], *things: object) -> None:
     seen = everything(*things)
     for record in records:
-        if record.name.startswith("hpack"):
-            continue
         seen += f"\n{record.getMessage()}\n{record.__dict__}"
         if record.exc_info and record.exc_info[1] is not None:
             seen += everything(record.exc_info[1])
@@ -431,7 +428,7 @@ def test_the_endpoint_shows_no_key() -> None:
     ):
         with pytest.raises(ConfigError) as caught:
             ModelEndpoint(**{"base_url": "http://h", "model": "m", **wrong})  # type: ignore[arg-type]
-        assert KEY not in everything(caught.value).replace(str(wrong), "").replace(repr(wrong), "") or True
+            pytest.fail(f"{wrong} was taken")
         assert KEY not in str(caught.value)
 
 
