@@ -13,6 +13,7 @@ from netra_ws.protocol.events import ErrorText, ToolCompleted, ToolExecuting, To
 
 from .request import check_name, new_id
 from .tools import ToolCall, judge, working_in
+from .tracing import begin_call
 
 if TYPE_CHECKING:
     from .run import Run
@@ -45,8 +46,9 @@ async def open_call(
         )
     )
     run.open_calls[call.tool_call_id] = call
+    span = begin_call(run, name, call.tool_call_id)
     try:
-        with working_in(call):
+        with working_in(call), span.current():
             await run.pause()
             if timeout_s is not None:
                 call.scope.deadline = trio.current_time() + timeout_s
@@ -57,9 +59,12 @@ async def open_call(
         run.check_size("the results", call.results)
     except BaseException as exc:
         call.results = None
-        run.complete_call(call, *judge(exc, stopping=run.scope.cancel_called))
+        status, error = judge(exc, stopping=run.scope.cancel_called)
+        run.complete_call(call, status, error)
+        span.end(status, None if error is None else error.code)
         raise
     run.complete_call(call, "ok", None)
+    span.end("ok")
     await run.pause()
 
 

@@ -20,6 +20,7 @@ from typing import Any, Literal
 import attrs
 import orjson
 import trio
+from structlog.contextvars import bound_contextvars
 
 from netra_ws.errors import AgentError, EventTooLarge, QuotaExceeded
 from netra_ws.history.stores.contract import SetRunState
@@ -32,6 +33,7 @@ from .inputs import SERVER
 from .request import new_id
 from .run import Run
 from .states import CLOSED, LIVE, RunState, RunStep
+from .tracing import begin_run
 
 logger = logging.getLogger(__name__)
 
@@ -65,24 +67,39 @@ async def execute(run: Run, agent: Agent, on_seal: Callable[[], None]) -> None:
     everything else becomes the run's outcome, also a ``KeyboardInterrupt`` that the agent itself raised.
     """
     worker = _Worker(run, agent)
-    try:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(worker.work)
-            await _keep(run, worker, on_seal)
-    finally:
-        with trio.CancelScope(shield=True):
-            await _end_processes(run)
-        if run.state not in CLOSED:
-            _close(run, worker.outcome or _interrupted(run))
-        run.move(RunStep.FINISH)
-        run.settled.set()
+    with bound_contextvars(**_who(run)):
+        run.span = begin_run(run)
+        logger.info("run started", extra={"trigger": run.request.trigger})
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(worker.work)
+                await _keep(run, worker, on_seal)
+        finally:
+            with trio.CancelScope(shield=True):
+                await _end_processes(run)
+            if run.state not in CLOSED:
+                _close(run, worker.outcome or _interrupted(run))
+            run.move(RunStep.FINISH)
+            run.settled.set()
+
+
+def _who(run: Run) -> dict[str, str]:
+    """Return what every line of the log says that is written in a run."""
+    return {
+        "user_id": run.user_id,
+        "thread_id": run.thread_id,
+        "run_id": run.run_id,
+        "agent_name": run.agent_name,
+        **({} if run.parent is None else {"parent_run_id": run.parent.run_id}),
+    }
 
 
 def drop(run: Run, by: CancelledBy) -> None:
     """End a queued run that will not start: ``agent_started`` and ``agent_completed`` at once."""
     run.begin()
     run.cancel(by)
-    _close(run, _interrupted(run))
+    with bound_contextvars(**_who(run)):
+        _close(run, _interrupted(run))
     run.move(RunStep.FINISH)
     run.settled.set()
 
@@ -134,7 +151,8 @@ class _Worker:
     async def _call(self) -> None:
         try:
             await trio.lowlevel.checkpoint_if_cancelled()  # stopped before its first step
-            self.response = await self.agent(self.run)
+            with self.run.span.current():
+                self.response = await self.agent(self.run)
             self.returned = True
         except BaseException as exc:
             # Not through the nursery: Trio asks errors for their repr, and splits groups, which an
@@ -186,12 +204,14 @@ def _from_outside(run: Run) -> CancelledBy:
 
 
 def _ends_at(run: Run) -> float:
-    return math.inf if run.state is RunState.ASKING else run.deadline
+    # Where the parent's time is over first, its keeper ends both: one of them decides.
+    its_parent_s = run.parent is not None and run.deadline >= run.parent.deadline
+    return math.inf if its_parent_s or run.state is RunState.ASKING else run.deadline
 
 
 def _idle_at(run: Run) -> float:
-    if run.state is RunState.ASKING:
-        return math.inf
+    if run.children or run.state is RunState.ASKING:
+        return math.inf  # sub-runs have clocks of their own
     # Held up by the store, it would be blamed for a silence that is not its own.
     quiet_since = trio.current_time() if run.held_up else run.last_event_at
     return quiet_since + run.request.idle_timeout_s
@@ -270,6 +290,18 @@ def _complete(run: Run, outcome: Outcome) -> None:
     ended = SetRunState(user_id=run.identity.user_id, run_id=run.run_id, state=status, at=run.stream.now())
     run.last_seq = run.append(completed, ended, *run.at_close).seq
     run.status, run.response, run.error = status, outcome.response, outcome.error
+    error_code = None if outcome.error is None else outcome.error.code
+    run.span.end(status, error_code, netra_ws__cancelled_by=outcome.cancelled_by, netra_ws__events=completed.events)
+    logger.info(
+        "run ended",
+        extra={
+            "status": status,
+            "cancelled_by": outcome.cancelled_by,
+            "error_code": error_code,
+            "duration_ms": completed.duration_ms,
+            "events": completed.events,
+        },
+    )
 
 
 def _succeeded(run: Run, response: Any) -> Outcome:

@@ -44,6 +44,7 @@ from .speech import RowMaker, Speech
 from .states import CLOSED, LIVE, SPEAKING, TRANSITIONS, RunState, RunStep
 from .thread import RunThread
 from .tools import Tool, ToolCall
+from .tracing import Span
 
 if TYPE_CHECKING:
     from .agent import Agent
@@ -85,6 +86,7 @@ class Run:
         error: Why it failed, when that is written.
         host: The user's context.
         parent: The run that has delegated to this one.
+        span: Its span of OpenTelemetry.
         family: What counts for the run that a user has started and all that came of it together.
         children: Sub-runs that have not ended.
         at_close: Rows to be written together with it.
@@ -126,6 +128,7 @@ class Run:
     _usage_bytes: int = 0
     _stop_after_step: bool = False
     steerer: Identity | None = None
+    span: Span = attrs.field(factory=Span)
     family: Family = attrs.field(init=False)
     children: dict[str, Run] = attrs.field(factory=dict)
     _holds: int = 0
@@ -430,6 +433,8 @@ class Run:
         """Count a sub-run that has ended."""
         del self.children[child.run_id]
         self.family.open -= 1
+        self.last_event_at = trio.current_time()
+        self.stir()
         self.host.run_ended(child)
 
     def hold(self) -> None:
@@ -470,6 +475,8 @@ class Run:
         self.move(RunStep.START)
         self.started_at = self.last_event_at = trio.current_time()
         self.deadline = self.started_at + self.request.timeout_s
+        if self.parent is not None:
+            self.deadline = min(self.deadline, self.parent.deadline)
         started = AgentStarted(
             **self.names(),
             message_id=self.request.message_id,
@@ -573,10 +580,6 @@ class Run:
         self.events += 1
         self.family.events += 1
         self.last_event_at = trio.current_time()
-        run = self.parent
-        while run is not None:  # a run whose sub-run works is not idle
-            run.last_event_at = self.last_event_at
-            run = run.parent
         if self.events == 2:
             self.first_word_at = self.last_event_at
 

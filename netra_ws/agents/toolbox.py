@@ -16,6 +16,7 @@ import orjson
 
 from netra_ws.errors import AgentError, ConfigError, InvalidParameters, QuotaExceeded, RunClosed
 from netra_ws.protocol.events import ErrorText, ToolStatus
+from netra_ws.protocol.reading import MAX_DEPTH, deeper_than
 
 from .failures import leaves, log_failure
 from .request import MAX_NAME
@@ -119,14 +120,16 @@ def read_arguments(arguments: str | Mapping[str, Any]) -> Mapping[str, Any]:
     Raises:
         InvalidParameters: They are no JSON object.
     """
-    if isinstance(arguments, Mapping):
-        return arguments
-    try:
-        read = orjson.loads(arguments) if arguments.strip() else {}
-    except orjson.JSONDecodeError as exc:
-        raise InvalidParameters({"$": f"not valid JSON: line {exc.lineno} column {exc.colno}"}) from None
-    if type(read) is not dict:
+    read: Any = arguments
+    if isinstance(arguments, str):
+        try:
+            read = orjson.loads(arguments) if arguments.strip() else {}
+        except orjson.JSONDecodeError as exc:
+            raise InvalidParameters({"$": f"not valid JSON: line {exc.lineno} column {exc.colno}"}) from None
+    if not isinstance(read, Mapping):
         raise InvalidParameters({"$": "expected an object"})
+    if deeper_than(read, MAX_DEPTH):
+        raise InvalidParameters({"$": f"nested more than {MAX_DEPTH} levels deep"})
     return read
 
 

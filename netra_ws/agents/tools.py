@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import trio
 
-from netra_ws.errors import InvalidParameters, ToolDenied
+from netra_ws.errors import AgentError, InvalidParameters, ToolDenied
 from netra_ws.protocol.events import ErrorText, ToolStatus
 
 from .failures import find_agent_error, leaves, wording
@@ -149,8 +149,22 @@ class Tool:
         async with run.share_of(self), run.tool(self.name, parameters, timeout_s=self.timeout_s) as call:
             value = await self.invoke(call, keywords)
             if value is not None or call.results is None:
-                call.results = to_json(value, "the results")
+                call.results = _checked(run, to_json(value, "the results"))
         return value, call.results
+
+
+def _checked(run: Run, results: Any) -> Any:
+    """Return *results* when an event can carry them.
+
+    Raises:
+        EventTooLarge: They are too large.
+        AgentError: ``NOT_JSON``.
+    """
+    try:
+        run.check_size("the results", results)
+    except TypeError as exc:
+        raise AgentError(f"the tool's results are no JSON value: {exc}", code="NOT_JSON") from None
+    return results
 
 
 def judge(exc: BaseException, *, stopping: bool) -> tuple[ToolStatus, ErrorText | None]:

@@ -199,6 +199,20 @@ class UserSession:
         self.context.stop(run)
         return await proof_of_end(run)
 
+    @property
+    def pending_inputs(self) -> list[Mapping[str, Any]]:
+        """The questions of the user's agents that are open: fields of ``input_required``, the oldest first."""
+        return self.context.inputs.pending()
+
+    async def answer(self, input_id: str, value: Any = None, *, cancel: bool = False) -> None:
+        """Answer a question of an agent in the user's place; *cancel* declines it.
+
+        Raises:
+            ClientError: ``NOT_FOUND``, ``ALREADY_ANSWERED``, or ``INVALID_MESSAGE`` for a value that does not fit.
+        """
+        await trio.lowlevel.checkpoint()
+        self.context.inputs.answer(input_id, "cancelled" if cancel else "resolved", value, self.identity.user_id)
+
     def events(self, after: Position | None = None, *, run_id: str | None = None) -> Events:
         """Iterate over every event of the user behind *after*, then live ones, without end.
 

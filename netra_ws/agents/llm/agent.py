@@ -215,6 +215,8 @@ class _Step:
                 await self._follow(chunks)
         except ModelError:
             used = self._answering
+            if self.told:
+                await self._show_rest()
             raise
         finally:
             if used:
@@ -227,19 +229,23 @@ class _Step:
             while True:
                 try:
                     chunk = await chunks.next()
+                    pieces = [] if chunk is None else answer.take(chunk)
                 except ModelError:
                     if answer.finish_reason:
                         break  # all of it was there
                     raise
                 if chunk is None:
                     break
-                for piece in answer.take(chunk):
+                for piece in pieces:
                     await self._tell(piece)
                 if answer.finish_reason:
                     patience.deadline = min(patience.deadline, trio.current_time() + LAST_WORDS_S)
         if not answer.finish_reason and not (chunks.done and answer.began):
             text = "the model's server broke off before its answer was complete"
             raise ModelError("LLM_BROKEN", text, again=True)
+        await self._show_rest()
+
+    async def _show_rest(self) -> None:
         await self._think(self._thought.rest())
         await self._say(self._text.rest())
         self.run.speech.end_thought()

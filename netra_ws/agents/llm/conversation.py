@@ -28,8 +28,8 @@ from .chunks import AskedCall
 Message = Mapping[str, Any]
 
 MESSAGE_TOKENS = 4
-#: Messages of the thread that are looked at; the budget decides how many of them are told.
-HISTORY_MESSAGES = 100
+#: Messages of the thread that are read at first, and at most; most budgets are full before.
+FIRST_MESSAGES, HISTORY_MESSAGES = 16, 256
 #: A single text of a tool or an attachment gets at most this part of the budget.
 PART = 4
 
@@ -148,22 +148,33 @@ async def open_conversation(run: Run, instructions: str, budget: int) -> Convers
 
     A sub-run has no history: it works on what its parent has told it.
     """
-    rows = [] if run.request.parent_run_id is not None else await run.thread.history(HISTORY_MESSAGES)
-    logs = {"usage logs": run.jsonl_logs} if run.jsonl_logs is not None else {}
-    content = content_of(_clean(run.text), run.attachments, lambda text: clip(_clean(text), budget // PART))
-    if logs:
-        note = "[Usage logs in JSON lines came along; the tool analyze_usage reads them.]"
-        content = f"{content}\n\n{note}" if isinstance(content, str) else [*content, {"type": "text", "text": note}]
+    history = [] if run.request.parent_run_id is not None else await _history(run, budget)
+    text = _clean(run.text) if run.jsonl_logs is None else f"{_clean(run.text)}\n\n[Usage logs came along.]"
+    content = content_of(text, run.attachments, lambda inside: clip(_clean(inside), budget // PART))
     return Conversation(
         budget=budget,
         instructions=_clean(instructions),
         question=Block.of({"role": "user", "content": content}),
-        history=blocks_of(rows, run.run_id),
+        history=history,
     )
 
 
-def blocks_of(rows: Sequence[MessageRow], run_id: str) -> list[Block]:
+async def _history(run: Run, budget: int) -> list[Block]:
+    # Messages may be large, and budgets small: only a thread of short ones is read far back.
+    limit = FIRST_MESSAGES
+    while True:
+        rows = await run.thread.history(limit)
+        blocks = blocks_of(rows, run.run_id, budget)
+        full = sum(block.tokens for block in blocks) > budget and any(row.run_id == run.run_id for row in rows)
+        if full or len(rows) < limit or limit >= HISTORY_MESSAGES:
+            return blocks
+        limit *= 4
+
+
+def blocks_of(rows: Sequence[MessageRow], run_id: str, budget: int) -> list[Block]:
     """Return what was said before the run *run_id* began, oldest first, one block for each earlier run.
+
+    The first one returned may be above the budget; those before it are not looked at.
 
     Messages that wait in the queue behind it stand in the thread already, and the answers of those before it stand
     behind its own question: so they are put together by their runs, and what was asked later is left out.
@@ -173,14 +184,17 @@ def blocks_of(rows: Sequence[MessageRow], run_id: str) -> list[Block]:
     for row in sorted(rows, key=lambda row: row.seq):
         if row.run_id != run_id and row.content.strip():
             runs.setdefault(row.run_id or row.message_id, []).append(row)
-    blocks = []
-    for said in runs.values():
+    blocks: list[Block] = []
+    for said in reversed(runs.values()):
+        if budget < 0:
+            break
         if mine is not None and said[0].seq > mine and said[0].role == "user":
             continue
         if said[0].role == "assistant":
             # Its question is out of sight, and models expect a user's word first.
             continue
-        blocks.append(Block.of(*({"role": row.role, "content": _clean(_content(row))} for row in said)))
+        blocks.insert(0, Block.of(*({"role": row.role, "content": _clean(_content(row))} for row in said)))
+        budget -= blocks[0].tokens
     return blocks
 
 

@@ -23,6 +23,7 @@ from cattrs.gen import make_dict_structure_fn
 from cattrs.gen.typeddicts import make_dict_structure_fn as make_typed_dict_fn
 
 from netra_ws.errors import MAX_FIELDS, AgentError, InvalidParameters
+from netra_ws.protocol.reading import MAX_DEPTH, deeper_than
 from netra_ws.protocol.values import exactly, json_name, number
 
 from .schema import FORMATS, LISTS, SETS, TABLES, bounds_of, name_of
@@ -64,10 +65,10 @@ class Reader:
         Raises:
             InvalidParameters: It does not fit; ``fields`` names what is wrong by JSON path.
         """
+        if deeper_than(value, MAX_DEPTH):
+            raise InvalidParameters({self.root: f"nested more than {MAX_DEPTH} levels deep"})
         try:
-            return _converter.structure(value, self.type)
-        except RecursionError:
-            raise InvalidParameters({self.root: "nested too deep"}) from None
+            return _converter.structure(value, type(None) if self.type is None else self.type)
         except Exception as exc:  # cattrs raises groups of whatever a hook or a validator raised
             raise InvalidParameters(_problems(exc, self.root)) from None
 
@@ -221,10 +222,10 @@ def _list_hook(converter: cattrs.Converter, type_: Any) -> Hook:
             raise ValueError(f"expected {len(fixed)} items, got {len(items)}")
         inner_types = fixed if fixed is not None else [inner[0] if inner else Any] * len(items)
         read = _each(converter, zip(range(len(items)), inner_types, items, strict=True), type_)
-        try:
-            return make(read)
-        except TypeError:
-            raise TypeError("expected items that a set can hold") from None
+        made = make(read)
+        if len(made) < len(read):
+            raise ValueError("expected each item once")
+        return made
 
     return hook
 

@@ -23,7 +23,7 @@ from netra_ws.agents.llm.agent import ATTEMPTS
 from netra_ws.agents.llm.endpoint import open_endpoint
 from netra_ws.errors import ModelError
 from netra_ws.protocol.events import AgentCompleted, AgentThinking, RunError
-from netra_ws.testing import check_run, open_session, run_agent
+from netra_ws.testing import check_run, open_session, run_agent, texts
 
 from .endpoint import (
     KEY,
@@ -194,9 +194,11 @@ async def test_jitter_spreads_the_attempts() -> None:
 async def test_an_error_in_the_middle(error: object, code: str) -> None:
     """An error that is told in the middle of an answer ends the run with its reason; what was said stays said."""
     async with fake_endpoint(stream(say("Half an ans"), [{"error": error}])) as endpoint:
-        last = await ended(endpoint)
+        events = await run_agent(LlmAgent(endpoint=endpoint.model()))
+        last = check_run(events)
     assert (error_of(last).code, len(endpoint.asked)) == (code, 1)
     assert last.usage is not None
+    assert list(texts(events).values()) == ["Half an ans"]
 
 
 async def test_an_error_before_the_first_word(fast_clock: trio.testing.MockClock) -> None:
