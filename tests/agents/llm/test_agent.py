@@ -86,6 +86,7 @@ async def test_an_answer() -> None:
     assert (asked.method, asked.target) == ("POST", "/v1/chat/completions")
     assert asked.headers["authorization"] == "Bearer sk-test-0123456789abcdefghijklmnop"
     assert asked.headers["content-type"] == "application/json"
+    assert asked.headers["accept-encoding"] == "identity"
     assert asked.body == {
         "model": MODEL,
         "messages": [{"role": "user", "content": "Hi"}],
@@ -181,6 +182,15 @@ async def test_a_server_that_does_not_let_go(fast_clock: trio.testing.MockClock)
         last = check_run(await run_agent(LlmAgent(endpoint=endpoint.model())))
         assert trio.current_time() - before < 60
         await endpoint.until("left", 1)
+    assert (last.status, last.final_response) == ("success", "Hello")
+
+
+async def test_a_server_that_is_done_and_stays(fast_clock: trio.testing.MockClock) -> None:
+    """Nobody waits for a server that has said that it is done and leaves the connection open."""
+    async with fake_endpoint(stream(say("Hello"), then="hang")) as endpoint:
+        before = trio.current_time()
+        last = check_run(await run_agent(LlmAgent(endpoint=endpoint.model())))
+        assert trio.current_time() - before < 60
     assert (last.status, last.final_response) == ("success", "Hello")
 
 

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from netra_ws.agents.llm.chunks import MAX_CALLS, MAX_CHARS, Answer, AskedCall, Nonsense, Piece, TokenCounts
@@ -161,6 +161,10 @@ class TestCalls:
         assert asked(answer) == [("a", {"x": 1}), ("a", {"x": 1}), ("b", {})]
         assert len({one.call_id for one in answer.calls()}) == 3
 
+    def test_calls_without_anything(self) -> None:
+        """Two calls of the same tool in one delta are two, also with nothing but the name."""
+        assert asked(take(parts(part(name="a"), part(name="a")))) == [("a", {}), ("a", {})]
+
     def test_whole_calls_in_turn(self) -> None:
         """Several whole calls in deltas of their own are several, at the same index and without ids."""
         answer = take(parts(part(0, name="a", arguments='{"x":1}')), parts(part(0, name="a", arguments='{"x":2}')))
@@ -193,6 +197,7 @@ class TestCalls:
         answer = take({"choices": [{"index": 0, "message": message, "finish_reason": "tool_calls"}]})
         assert (answer.text, asked(answer), answer.finish_reason) == ("one moment", [("a", {})], "tool_calls")
 
+    @settings(deadline=None)
     @given(
         arguments=st.lists(st.dictionaries(st.text(max_size=5), st.text(max_size=10), max_size=3), max_size=4),
         size=st.integers(1, 7),
@@ -243,6 +248,7 @@ class TestBounds:
             take(wrong)
         assert caught.value.code == "LLM_BROKEN"
 
+    @settings(deadline=None)
     @given(
         st.recursive(
             st.none() | st.booleans() | st.integers() | st.text(max_size=3),

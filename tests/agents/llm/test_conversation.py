@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from netra_ws.agents.llm.attachments import content_of, named
@@ -43,6 +43,7 @@ def test_tokens(text: str, count: int) -> None:
     assert tokens_in(text) == count
 
 
+@settings(deadline=None)
 @given(st.text(max_size=300), st.integers(1, 80))
 def test_clip(text: str, limit: int) -> None:
     """What is cut is the beginning, within its tokens, and says how much is missing; what fits is left alone."""
@@ -66,6 +67,7 @@ STEP = st.one_of(
 )
 
 
+@settings(deadline=None)
 @given(
     budget=st.integers(1, 300),
     instructions=WORDS,

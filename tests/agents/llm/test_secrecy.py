@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from netra_ws.agents.llm.secrecy import COVER, Secrecy
@@ -18,6 +18,7 @@ def veiled(pieces: list[str], key: str = KEY) -> str:
     return "".join([*(veil.show(piece) for piece in pieces), veil.rest()])
 
 
+@settings(deadline=None)
 @given(
     texts=st.lists(st.text(st.sampled_from(list("sk-ab019 x")), max_size=12), min_size=1, max_size=4),
     cuts=st.lists(st.integers(0, 200), max_size=12),

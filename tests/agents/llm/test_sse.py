@@ -7,7 +7,7 @@ import json
 import time
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from netra_ws.agents.llm.sse import EventDecoder, EventTooLong, ServerEvent
@@ -37,6 +37,8 @@ def cut(data: bytes, places: list[int]) -> list[bytes]:
         (b"\xef\xbb\xbf\xef\xbb\xbfdata: a\n\ndata: b\n\n", ["b"]),
         (b"data: a\ndata: b\n\n", ["a\nb"]),
         (b"data\ndata:\n\n", ["\n"]),
+        (b"data: a\r\ndata: b\r\n\r\n", ["a\nb"]),
+        (b"data: a\rdata: b\r\r", ["a\nb"]),
         (b": a comment\n\n:\n\ndata: a\n: another\n\n", ["a"]),
         (b"id: 7\nretry: 5\nfoo: bar\ndata: a\n\n", ["a"]),
         (b"event: ping\n\ndata: a\n\n", ["a"]),
@@ -63,6 +65,7 @@ def test_a_name() -> None:
 LINE = st.text(st.characters(exclude_characters="\r\n", exclude_categories=["Cs"]), max_size=30)
 
 
+@settings(deadline=None)
 @given(
     texts=st.lists(st.lists(LINE, min_size=1, max_size=3), max_size=5),
     ends=st.lists(st.sampled_from(["\n", "\r\n", "\r"]), min_size=1),
@@ -82,6 +85,7 @@ def test_cut_anywhere(texts: list[list[str]], ends: list[str], bom: bool, places
     assert [event.data for event in decode(*cut(data, places))] == ["\n".join(text) for text in texts]
 
 
+@settings(deadline=None)
 @given(data=st.binary(max_size=200), places=st.lists(st.integers(0, 200), max_size=10))
 def test_any_bytes(data: bytes, places: list[int]) -> None:
     """Any bytes at all are decoded without an error, and in the same way however they are cut."""
