@@ -181,7 +181,7 @@ def blocks_of(rows: Sequence[MessageRow], run_id: str, budget: int) -> list[Bloc
     """
     mine = min((row.seq for row in rows if row.run_id == run_id), default=None)
     runs: dict[str, list[MessageRow]] = {}
-    for row in sorted(rows, key=lambda row: row.seq):
+    for row in rows:
         if row.run_id != run_id and row.content.strip():
             runs.setdefault(row.run_id or row.message_id, []).append(row)
     blocks: list[Block] = []

@@ -145,6 +145,13 @@ def test_steps_go_before_nothing_but_history() -> None:
     assert_every_call_is_answered(messages)
 
 
+def test_the_last_step_stays() -> None:
+    """What a tool has just found is told, also where it alone is more than the budget: the endpoint may take it."""
+    conversation = Conversation(20, "", question())
+    conversation.add_exchange("", [AskedCall("c", "t", "{}")], ["x" * 40])
+    assert [message["role"] for message in conversation.messages()] == ["user", "assistant", "tool"]
+
+
 # History.
 
 

@@ -352,7 +352,7 @@ ECHOES = {
     "text": answer("Your key is ", KEY[:10], KEY[10:], "."),
     "one by one": answer(*f"<{KEY}>"),
     "thought": stream(think("It is ", KEY[:3], KEY[3:]), say("ok"), finish()),
-    "model": stream([chunk({"content": "ok"}, model=KEY)], finish()),
+    "model": stream([chunk({"content": "ok"}, "stop", model=KEY)]),
     "tool": stream(call(KEY, json.dumps({"a": KEY})), finish("tool_calls")),
     "arguments": stream(call("add", json.dumps({"a": KEY})), finish("tool_calls")),
     "no json": Reply(body=f"data: {KEY}\n\n".encode()),
