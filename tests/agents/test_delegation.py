@@ -13,7 +13,7 @@ from netra_ws import AgentError, DelegateFailed, Position, Run
 from netra_ws.agents.delegation import MAX_DEPTH, MAX_FAMILY, MAX_OPEN
 from netra_ws.protocol.codec import Heard
 from netra_ws.protocol.events import AgentCompleted, AgentStarted, ToolExecuting
-from netra_ws.testing import check_family, open_session, open_test_server
+from netra_ws.testing import check_family, check_run, open_session, open_test_server
 
 from ..conftest import StartServer
 from ..kit import connect
@@ -183,6 +183,24 @@ async def test_an_agent_that_there_is_not() -> None:
     heard, last = await family(parent)
     assert last.final_response == ["UNKNOWN_AGENT"]
     assert len(check_family(heard)) == 1
+
+
+async def test_a_handle_gives_the_family_s_events(autojump_clock: trio.testing.MockClock) -> None:
+    """Who iterates over a run hears its sub-runs, too, at any depth, and nothing of other runs, up to its own end."""
+
+    async def middle(run: Run) -> Any:
+        return await run.delegate("works", "deep")
+
+    async def parent(run: Run) -> None:
+        await run.delegate(middle, "x")
+
+    async with open_session({**AGENTS, "parent": parent}) as (_, session):
+        run, other = await session.start("x", agent="parent"), await session.start("y", agent="parent")
+        heard, others = [event async for event in run], [event async for event in other]
+        begun = [e.message.agent_name for e in heard if isinstance(e.message, AgentStarted)]
+        assert begun == ["parent", "middle", "works"]
+        assert check_family(heard).keys().isdisjoint(check_family(others).keys())
+        assert (await run.result()).run_id == run.run_id == check_run(heard).run_id
 
 
 # Ends.
@@ -389,6 +407,50 @@ async def test_events_of_a_family() -> None:
         ("cancelled", "QUOTA_EXCEEDED"),
     ]
     assert last.events < 100
+
+
+async def test_a_quota_that_is_used_up_begins_no_sub_run() -> None:
+    """A family that has said all that it may begins nothing more, and nothing is left half begun."""
+
+    async def nothing(run: Run) -> None: ...
+
+    async def parent(run: Run) -> None:
+        while True:
+            await run.delegate(nothing, "x")
+
+    heard, last = await family(parent, **{"limits.max_events_per_run": 10})
+    assert last.cancelled_by == "quota"
+    assert len(check_family(heard)) == 6
+
+
+@pytest.mark.parametrize("timeout_s", [0, -1, float("nan"), "1"])
+async def test_a_timeout_that_is_none(timeout_s: Any) -> None:
+    """A timeout that is no time is the agent's mistake; no sub-run begins."""
+
+    async def parent(run: Run) -> str:
+        with pytest.raises(ValueError, match="timeout_s"):
+            await run.delegate("works", "x", timeout_s=timeout_s)
+        return "told"
+
+    heard, last = await family(parent)
+    assert (last.final_response, len(check_family(heard))) == ("told", 1)
+
+
+async def test_names_of_functions_are_no_labels() -> None:
+    """Sub-runs of functions that nobody has registered are counted together, whatever they are called."""
+
+    async def parent(run: Run) -> None:
+        for number in range(5):
+
+            async def work(run: Run) -> None: ...
+
+            work.__name__ = f"work \ud800 {number}" + "x" * 300
+            await run.delegate(work, "x")
+
+    async with open_session({"parent": parent}) as (server, session):
+        assert (await (await session.start("x", agent="parent")).result()).status == "success"
+        counted = server.registry.runs.ended
+        assert counted == {("parent", "success", ""): 1, ("(other)", "success", ""): 5}
 
 
 # Together with the rest.
