@@ -26,7 +26,7 @@ from netra_ws.agents.builtin.echo import echo
 from netra_ws.agents.request import RunPolicy
 from netra_ws.contexts.policy import ContextPolicy
 from netra_ws.errors import ConfigError
-from netra_ws.settings import Settings, development_secret
+from netra_ws.settings import Settings, development_secret, has_model
 from netra_ws.version import __version__
 from netra_ws.wire.certificates import Certificates
 from netra_ws.wire.door import SOCKET_PATHS
@@ -48,7 +48,9 @@ def context_policy(settings: Settings, given: Mapping[str, Agent]) -> ContextPol
     prices = {model: attrs.asdict(price, filter=_is_set) for model, price in settings.prices.items()}
     builtin: dict[str, Agent] = {"assistant": make_assistant(prices or None), "echo": echo}
     model = _model_endpoint(settings, prices)
-    if model is not None:
+    if (
+        settings.llm.base_url is not None
+    ):  # also where it is wrong: that is said once, and not that the agent is missing
         from netra_ws.agents.builtin.model import make_llm
 
         builtin["llm"] = make_llm(prices or None)
@@ -88,8 +90,10 @@ def context_policy(settings: Settings, given: Mapping[str, Agent]) -> ContextPol
 
 def _model_endpoint(settings: Settings, prices: Mapping[str, Mapping[str, float]]) -> ModelEndpoint | None:
     llm = settings.llm
-    if llm.base_url is None or llm.model is None:
+    if not has_model(settings):
         return None
+    assert llm.base_url is not None
+    assert llm.model is not None
     # Imported late: httpx takes its time, and a server without a model has no use for it.
     from netra_ws.agents.llm.endpoint import ModelEndpoint
 

@@ -32,6 +32,11 @@ def model_problems(settings: Settings) -> Iterator[str]:
         yield f"llm.proxy: {mask_address(llm.proxy)}: {fault}"
 
 
+def has_model(settings: Settings) -> bool:
+    """Whether there is a model that can be asked."""
+    return settings.llm.base_url is not None and not any(model_problems(settings))
+
+
 def model_in_the_clear(settings: Settings) -> bool:
     """Whether what is said to the model can be read on its way, by more than this machine."""
     url = settings.llm.base_url

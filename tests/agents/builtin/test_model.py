@@ -9,7 +9,9 @@ import pytest
 
 from netra_ws import ConfigError
 from netra_ws.contexts.starting import Ask, start
+from netra_ws.policies import context_policy
 from netra_ws.protocol.events import AgentCompleted, ToolCompleted
+from netra_ws.settings import problems
 from netra_ws.testing import check_run, open_session, run_agent
 from netra_ws.testing.running import make_settings
 
@@ -46,6 +48,15 @@ async def test_without_a_model() -> None:
     with pytest.raises(ConfigError, match="no agent 'llm'"):
         async with open_session({}, {"agents.default": "llm"}):
             pass
+
+
+def test_a_wrong_model_is_said_once() -> None:
+    """What is wrong with the settings of the model is one line of theirs; the agent is not missed besides."""
+    for overrides in ({"llm.base_url": "ftp://h", "llm.model": "m"}, {"llm.base_url": "http://h"}):
+        settings = make_settings(overrides)
+        (line,) = problems(settings)
+        assert line.startswith("llm.")
+        assert context_policy(settings, {}).run.model is None
 
 
 async def test_the_config(server: StartServer) -> None:
