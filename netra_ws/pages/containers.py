@@ -14,6 +14,7 @@ import attrs
 from netra_ws.access import freshness, tickets
 from netra_ws.access.keys import MAX_KEYS
 from netra_ws.agents import calling, delegation, inputs, processes, watchdog
+from netra_ws.agents.llm import bounds, chunks
 from netra_ws.contexts import connection, dispatch, memory, quota, registry
 from netra_ws.history import cursor, recorder, stream
 from netra_ws.protocol.events import Event
@@ -415,6 +416,33 @@ CONTAINERS: tuple[Container, ...] = (
         unit="bytes of a message, and of a thought",
         policy="the text goes on in a new message",
         shown="events_total",
+    ),
+    Container(
+        what="answer_of_a_model",
+        where=(
+            "agents/llm/chunks.py Answer._text",
+            "agents/llm/chunks.py Answer._slots",
+            "agents/llm/chunks.py _Slot._arguments",
+        ),
+        per="run",
+        bound=lambda s: chunks.MAX_CHARS,
+        unit="characters",
+        policy=f"the run fails with LLM_BROKEN, as beyond {chunks.MAX_CALLS} tool calls",
+        shown='runs_total{status="error"}',
+    ),
+    Container(
+        what="bytes_of_a_model",
+        where=(
+            "agents/llm/sse.py EventDecoder._line",
+            "agents/llm/sse.py EventDecoder._data",
+            "agents/llm/listening.py ChunkStream._ready",
+            "agents/llm/listening.py Source.whole",
+        ),
+        per="run",
+        bound=lambda s: bounds.MAX_WHOLE_BYTES,
+        unit="bytes that are not read yet",
+        policy=f"the run fails with LLM_BROKEN, as beyond {bounds.MAX_ANSWER_BYTES} bytes of one answer",
+        shown='runs_total{status="error"}',
     ),
     Container(
         what="users_to_measure",

@@ -12,6 +12,7 @@ import attrs
 
 from netra_ws.access import freshness
 from netra_ws.agents import inputs, watchdog
+from netra_ws.agents.llm import bounds
 from netra_ws.contexts import dispatch, registry
 from netra_ws.history import recorder
 from netra_ws.wire import crowd, door, pump, stream
@@ -252,6 +253,13 @@ WAITS: tuple[Wait, ...] = (
         within_s=lambda s: inputs.MAX_EXPIRES_IN,
         ends="the answer; its expiry, which the agent chooses (a day unless it says otherwise); the end of the run",
         shown='runs, commands_total{type="input_response"}',
+    ),
+    Wait(
+        what="a model's server that is busy, before it is asked again",
+        where=("agents/llm/agent.py LlmAgent._step",),
+        within_s=lambda s: bounds.MAX_RETRY_AFTER_S + bounds.MAX_BACKOFF_S,
+        ends=f"the clock, at most {bounds.ATTEMPTS - 1} times in a row; the end of the run",
+        shown="runs, run_seconds",
     ),
     Wait(
         what="a worker thread, and the code in it",

@@ -58,6 +58,11 @@ EXCEPTED = {
     "agents/toolbox.py Toolbox._tools": "what a program has declared",
     "agents/run.py share_of CapacityLimiter": "places that a tool's declaration gives each user; goes with the tool",
     "errors.py InvalidParameters.fields": "cut to MAX_FIELDS where it is made",
+    "agents/llm/agent.py LlmAgent.options": "fixed when the agent is made",
+    "agents/llm/conversation.py Conversation._steps": "at most LlmAgent.max_steps exchanges of results that are cut",
+    "agents/llm/endpoint.py ModelEndpoint.prices": "fixed when the endpoint is made",
+    "agents/llm/endpoint.py _trust cache": "one",
+    "agents/llm/endpoint.py _no_trust cache": "one",
     "agents/builtin/clock.py _names cache": "the names of the system's time zones",
     "contexts/embedding.py Events._family": "one run and its sub-runs, of which a family has delegation.MAX_FAMILY",
     "contexts/embedding.py Events._ready": "what one read of at most 64 KiB of the log gave",
@@ -92,6 +97,8 @@ EXCEPTED = {
 EXCEPTED_WAITS = {
     "server.py _rooms": "the start of each room, which its own rows are about",
     "server.py _listen": "binding an address",
+    "agents/llm/endpoint.py _trust_for": "reading the certificates of the system, once",
+    "agents/llm/listening.py Source.leave": "read under a cancel, so it waits for nobody",
     "wire/tls.py TlsStream.aclose": "closing a socket waits for nobody",
     "keyring/ring.py Keyring.load": "the start; bounded by START_S",
 }

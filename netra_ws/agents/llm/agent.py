@@ -19,21 +19,15 @@ from ..run import Run
 from ..speech import cut
 from ..toolbox import Toolbox
 from ..tools import Tool
+from .bounds import ATTEMPTS, BACKOFF_S, LAST_WORDS_S, MAX_BACKOFF_S, MAX_RETRY_AFTER_S
 from .chunks import Answer, AskedCall, Piece
 from .conversation import Conversation, Message, clip, open_conversation, tokens_in
-from .endpoint import ChunkStream, ModelEndpoint, OpenEndpoint, open_endpoint
+from .endpoint import ModelEndpoint, OpenEndpoint, open_endpoint
+from .listening import ChunkStream
 from .secrecy import Veil
 
 logger = logging.getLogger(__name__)
 
-#: How often one step is asked for before the run fails.
-ATTEMPTS = 4
-#: Seconds before another attempt: at random below this, twice as much each time, up to the second number.
-BACKOFF_S, MAX_BACKOFF_S = 1.0, 8.0
-#: A server that asks to wait for longer is not asked again: a person waits for the answer.
-MAX_RETRY_AFTER_S = 30.0
-#: Behind its last word a server has so many seconds to tell the usage and to end.
-LAST_WORDS_S = 5.0
 #: What the agent itself writes into a request.
 _OURS = frozenset({"messages", "model", "tools", "stream", "n"})
 

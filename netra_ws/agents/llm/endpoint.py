@@ -11,14 +11,12 @@ of ours, because the frames in their tracebacks hold the headers that were sent.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import ssl
-from collections import deque
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any
 from urllib.parse import urlsplit
 
 import attrs
@@ -29,20 +27,10 @@ import trio
 from netra_ws.errors import ConfigError, ModelError
 from netra_ws.version import __version__
 
-from .failures import away, refusal, told_inside
+from .bounds import CONNECT_S, IDLE_S, MAX_REFUSAL_BYTES, MAX_REQUEST_BYTES
+from .failures import away, refusal
+from .listening import ChunkStream, Source, form_of
 from .secrecy import Secrecy
-from .sse import EventDecoder, EventTooLong, ServerEvent
-
-CONNECT_S = 10.0
-#: Longest silence of the server, and of its network, while it is listened to.
-IDLE_S = 90.0
-#: What comes behind the last word is listened to for so long, so that the connection can serve the next step.
-REST_S = 0.5
-#: Bytes of one request, with all attachments; of one answer; of an answer that says no; of one that is not streamed.
-MAX_REQUEST_BYTES = 32 * 2**20
-MAX_ANSWER_BYTES = 64 * 2**20
-MAX_REFUSAL_BYTES = 64 * 2**10
-MAX_WHOLE_BYTES = 8 * 2**20
 
 _PATH = "/chat/completions"
 
@@ -170,11 +158,11 @@ class OpenEndpoint:
             text = f"the conversation has more than {MAX_REQUEST_BYTES} bytes with its attachments"
             raise ModelError("LLM_CONTEXT_TOO_LONG", text)
         response = await self._send(content)
-        source = _Source(response.aiter_raw())
+        source = Source(response.aiter_raw())
         try:
             if response.status_code != 200:
                 raise await self._refusal(response, source)
-            yield ChunkStream(source, self.endpoint.secrecy, *_form(response))
+            yield ChunkStream(source, self.endpoint.secrecy, *form_of(response))
         finally:
             await source.leave()
 
@@ -185,7 +173,7 @@ class OpenEndpoint:
             failure = away(exc)
         raise failure  # out here: see the module's docstring
 
-    async def _refusal(self, response: httpx.Response, source: _Source) -> ModelError:
+    async def _refusal(self, response: httpx.Response, source: Source) -> ModelError:
         with trio.move_on_after(CONNECT_S):
             await source.read_whole(MAX_REFUSAL_BYTES)
         return refusal(response.status_code, response.headers, bytes(source.whole), self.endpoint.secrecy)
@@ -230,133 +218,3 @@ class _Content(httpx.AsyncByteStream):
         for piece in self._pieces:
             return piece
         raise StopAsyncIteration
-
-
-Form = Literal["events", "whole"]
-
-
-def _form(response: httpx.Response) -> tuple[Form, str | None]:
-    """Return how an answer comes, and what is wrong with it."""
-    if response.headers.get("content-encoding", "identity").lower() != "identity":
-        return "events", "in an encoding that was not asked for"
-    kind = response.headers.get("content-type", "text/event-stream").partition(";")[0].strip().lower()
-    if kind == "application/json":
-        return "whole", None  # there are servers that do not stream at all
-    return "events", "with a page or an image" if kind.startswith(("text/html", "image/")) else None
-
-
-@attrs.define(eq=False)
-class _Source:
-    """The bytes of a response, and the only way to leave it.
-
-    The library's generators stand one inside the other and close from the inside only: so what is not read to its
-    end is left by a cancel at the innermost, never by dropping the outermost.
-    """
-
-    _pieces: AsyncIterator[bytes]
-    whole: bytearray = attrs.field(factory=bytearray, repr=False)
-    _size: int = 0
-
-    async def read(self) -> bytes | None:
-        """Return the next bytes, or None at the end.
-
-        Raises:
-            ModelError: The connection broke, or nothing came for ``IDLE_S`` seconds, or too much.
-        """
-        try:
-            piece = await anext(self._pieces, None)
-        except (httpx.HTTPError, OSError, ValueError) as exc:
-            failure = away(exc, answering=True)
-        else:
-            self._size += len(piece or b"")
-            if self._size <= MAX_ANSWER_BYTES:
-                return piece
-            failure = ModelError("LLM_BROKEN", f"the model's server sent more than {MAX_ANSWER_BYTES} bytes")
-        raise failure
-
-    async def read_whole(self, limit: int) -> bool:
-        """Read into ``whole``; return whether that was all of it, in at most *limit* bytes."""
-        while (piece := await self.read()) is not None:
-            self.whole += piece
-            if len(self.whole) > limit:
-                return False
-        return True
-
-    async def finish(self) -> None:
-        """Read what little may still come, so that the connection can be used again."""
-        with trio.move_on_after(REST_S), contextlib.suppress(ModelError):  # all that matters has come
-            await self.read_whole(MAX_REFUSAL_BYTES)
-
-    async def leave(self) -> None:
-        with trio.CancelScope() as scope:
-            scope.cancel()
-            with contextlib.suppress(httpx.HTTPError, OSError, ValueError):  # it is left in any case
-                async for _ in self._pieces:
-                    pass
-
-
-@attrs.define(eq=False)
-class ChunkStream:
-    """The chunks of one answer, in order."""
-
-    _source: _Source = attrs.field(repr=False)
-    _secrecy: Secrecy
-    _form: Form
-    _fault: str | None
-    _decoder: EventDecoder = attrs.field(factory=EventDecoder, repr=False)
-    _ready: deque[ServerEvent] = attrs.field(factory=deque, repr=False)
-    _ended: bool = False
-    done: bool = False
-
-    async def next(self) -> Mapping[str, Any] | None:
-        """Return the next chunk; None when the server has said that it is done (``done``), or the stream has ended.
-
-        Raises:
-            ModelError: The stream broke, holds nonsense, or an error that the server tells in it.
-        """
-        if self._fault is not None:
-            raise ModelError("LLM_BROKEN", f"the model's server answers {self._fault}")
-        while not self.done:
-            if self._ready:
-                if (chunk := await self._read(self._ready.popleft())) is not None:
-                    return chunk
-            elif self._ended:
-                return None
-            else:
-                await self._receive()
-        return None
-
-    async def _receive(self) -> None:
-        if self._form == "whole":
-            self._ended = True
-            if not await self._source.read_whole(MAX_WHOLE_BYTES):
-                raise ModelError("LLM_BROKEN", f"the model's server sent more than {MAX_WHOLE_BYTES} bytes at once")
-            self._ready.append(ServerEvent(self._source.whole.decode(errors="replace")))
-            return
-        piece = await self._source.read()
-        try:
-            if piece is not None:
-                self._ready.extend(self._decoder.feed(piece))
-                return
-        except EventTooLong as exc:
-            raise ModelError("LLM_BROKEN", f"the model's server sent {exc}") from None
-        self._ended = True
-        if last := self._decoder.finish():
-            self._ready.append(last)
-
-    async def _read(self, event: ServerEvent) -> Mapping[str, Any] | None:
-        if event.data.strip() == "[DONE]":
-            self.done = True
-            await self._source.finish()
-            return None
-        try:
-            chunk = orjson.loads(event.data)
-        except orjson.JSONDecodeError:
-            if self._ended and self._form == "events":
-                return None  # the beginning of an event that was broken off
-            raise ModelError("LLM_BROKEN", "the model's server sent something that is no JSON") from None
-        if not isinstance(chunk, dict):
-            raise ModelError("LLM_BROKEN", "the model's server sent a chunk that is no object")
-        if chunk.get("error") or event.name == "error":
-            raise told_inside(chunk, self._secrecy)
-        return chunk

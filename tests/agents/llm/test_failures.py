@@ -19,7 +19,8 @@ import trustme
 from netra_ws import ConfigError, LlmAgent, ModelEndpoint, tool
 from netra_ws.agents.llm import agent as agent_module
 from netra_ws.agents.llm import endpoint as endpoint_module
-from netra_ws.agents.llm.agent import ATTEMPTS
+from netra_ws.agents.llm import listening
+from netra_ws.agents.llm.bounds import ATTEMPTS, BACKOFF_S
 from netra_ws.agents.llm.endpoint import open_endpoint
 from netra_ws.errors import ModelError
 from netra_ws.protocol.events import AgentCompleted, AgentThinking, RunError
@@ -172,7 +173,7 @@ async def test_jitter_spreads_the_attempts() -> None:
         for attempt in range(1, ATTEMPTS)
     ]
     for attempt, values in enumerate(waits):
-        bound = agent_module.BACKOFF_S * 2**attempt
+        bound = BACKOFF_S * 2**attempt
         assert 0 <= min(values) < bound / 4
         assert bound / 2 < max(values) <= bound
 
@@ -260,7 +261,7 @@ async def test_silence(fast_clock: trio.testing.MockClock) -> None:
 async def test_too_much(monkeypatch: pytest.MonkeyPatch) -> None:
     """An answer without an end, and a conversation that no server takes, are stopped by their bytes."""
     async with fake_endpoint(stream(say(*["x" * 100] * 200), finish())) as endpoint:
-        monkeypatch.setattr(endpoint_module, "MAX_ANSWER_BYTES", 10_000)
+        monkeypatch.setattr(listening, "MAX_ANSWER_BYTES", 10_000)
         assert error_of(await ended(endpoint)).code == "LLM_BROKEN"
         await endpoint.until("open", 0)
         monkeypatch.setattr(endpoint_module, "MAX_REQUEST_BYTES", 10)
