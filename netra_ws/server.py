@@ -291,7 +291,7 @@ async def _rooms(
     store = world.store
     if store is None:
         store = make_store(settings.store.url, durability=_durability(settings))
-    commit, watchdog, clock = Histogram(), Watchdog(), world.clock
+    commit, watchdog, clock = Histogram(), Watchdog([policy.run.asyncio.pulse]), world.clock
     recorder = Recorder(store, settings.history.retention_days * DAY_S, clock=clock, on_commit=commit.observe)
     streams = Streams(store, recorder, clock, settings.history.ring_events, settings.history.ring_bytes)
     registry = Registry(policy, streams, Ledger(store), recorder, dice=world.dice, revocations=revocations)
@@ -330,6 +330,7 @@ async def _rooms(
             server.port = listener.socket.getsockname()[1]
         stack.push_async_callback(store.close)
         await store.open()
+        stack.push_async_callback(policy.run.asyncio.close)  # when all runs have ended
         async with trio.open_nursery() as below:
             below.start_soon(recorder.run, streams)
             # Their end is told when they have ended.

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 import trio
 
 from netra_ws.protocol.commands import Attachment, OnDisconnect
 from netra_ws.protocol.events import Trigger
+
+if TYPE_CHECKING:
+    from .asyncio_thread import AsyncioThread
 
 
 def new_id(kind: str) -> str:
@@ -49,6 +52,7 @@ class RunPolicy:
 
     Attributes:
         finalise_s: How long a run has to exit after a cancel before it is sealed.
+        asyncio: Where bridged agents of the server run.
         threads: Bounds the worker threads of all runs together.
         user_threads: Bounds those of one user's runs, so that nobody takes all of them; None in the policy
             that all users share.
@@ -58,5 +62,6 @@ class RunPolicy:
     max_response_bytes: int
     max_event_bytes: int
     max_events: int
+    asyncio: AsyncioThread
     threads: trio.CapacityLimiter
     user_threads: trio.CapacityLimiter | None = None

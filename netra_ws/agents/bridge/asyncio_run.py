@@ -1,0 +1,271 @@
+"""A run as its bridged agent sees it: the words of ``Run``, for asyncio."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple
+
+import attrs
+import trio
+
+from netra_ws.history.stores.contract import MessageRow
+from netra_ws.identity import Identity
+from netra_ws.protocol.commands import Attachment
+
+from ..speech import cut
+from .blocks import AsyncioToolCall, Block, BlockCancelled, verdict_on
+from .crossing import Crossing
+
+if TYPE_CHECKING:
+    from ..agent import Agent
+    from ..request import RunPolicy
+    from ..run import Run
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+
+#: A run gives way to the others of its loop after so many pieces or so many seconds, whichever comes first.
+BURST_PIECES = 16
+BURST_S = 0.001
+
+
+@attrs.define(repr=False)
+class AsyncioRunThread:
+    """The conversation of a run, ``run.thread``; called with a function, it runs blocking code."""
+
+    _run: Run
+    _crossing: Crossing
+
+    @property
+    def id(self) -> str:
+        return self._run.thread_id
+
+    async def history(self, limit: int = 50) -> list[MessageRow]:
+        """Return the last messages of this conversation, oldest first, the one that started the run included."""
+        rows: list[MessageRow] = await self._crossing.call(lambda: self._run.thread.history(limit), apart=True)
+        return rows
+
+    async def __call__(self, fn: Callable[[*Ts], T], *args: *Ts) -> T:
+        """Run blocking code in a worker thread of the server's bounded pool; ``asyncio.to_thread`` does the same.
+
+        *Cancellation:* waits for the thread, as ``Run.thread`` does.
+        """
+        value: T = await self._crossing.call(lambda: self._run.thread(fn, *args), apart=True)
+        return value
+
+
+@attrs.define(eq=False, repr=False)
+class AsyncioRun:
+    """One execution of a bridged agent, for the agent's hands.
+
+    What ``Run`` does with or without waiting is awaited here, since it is done in another thread; only
+    ``say`` does not wait for that. Errors come from the call that has them, those of ``say`` from the
+    next call, or they are the run's. When the run is being cancelled, each call raises ``CancelledError``.
+
+    Each call raises ``RunClosed`` when the run has ended or was sealed, and ``WrongThread`` outside the
+    loop that the agent runs in.
+    """
+
+    _run: Run
+    _crossing: Crossing
+    thread: AsyncioRunThread = attrs.field(init=False)
+    _message: _Message = attrs.field(init=False)
+    _burst: int = 0
+    _slice_ends: float = 0.0
+    #: From Trio's clock to that of the loop.
+    _clock_s: float = attrs.field(factory=lambda: time.monotonic() - trio.current_time())
+
+    def __attrs_post_init__(self) -> None:
+        self.thread = AsyncioRunThread(self._run, self._crossing)
+        self._message = _Message(self._run.policy)
+
+    def __repr__(self) -> str:
+        return f"<Asyncio{repr(self._run)[1:]}"
+
+    # What was asked.
+
+    @property
+    def identity(self) -> Identity:
+        return self._run.identity
+
+    @property
+    def user_id(self) -> str:
+        return self._run.user_id
+
+    @property
+    def run_id(self) -> str:
+        return self._run.run_id
+
+    @property
+    def thread_id(self) -> str:
+        return self._run.thread_id
+
+    @property
+    def agent_name(self) -> str:
+        return self._run.agent_name
+
+    @property
+    def text(self) -> str:
+        """What the user asked."""
+        return self._run.text
+
+    @property
+    def context(self) -> Mapping[str, Any]:
+        """The ``context`` object of the command; empty when there was none."""
+        return self._run.context
+
+    @property
+    def attachments(self) -> Sequence[Attachment]:
+        return self._run.attachments
+
+    @property
+    def jsonl_logs(self) -> str | Sequence[Mapping[str, Any]] | None:
+        """Usage logs that came along: a text of JSON lines, a list of objects, or None."""
+        return self._run.jsonl_logs
+
+    @property
+    def deadline(self) -> float:
+        """When the run's time is over, by the clock of the loop (``loop.time()``)."""
+        return self._run.deadline + self._clock_s
+
+    # Speaking.
+
+    @property
+    def said(self) -> str:
+        """Text of the current message so far, with all that was handed over."""
+        return self._message.text
+
+    async def say(self, piece: str) -> None:
+        """Append *piece* to the current message; readers get it as a delta.
+
+        Hands it over without waiting, unless so much is waiting that the server's back-pressure has
+        reached it. A schedule point at least every 16 pieces or every millisecond.
+        """
+        self._crossing.check()
+        self._message.add(piece)
+        await self._crossing.say(piece)
+        self._burst += 1
+        if self._burst >= BURST_PIECES or time.perf_counter() >= self._slice_ends:
+            await asyncio.sleep(0)
+            self._burst, self._slice_ends = 0, time.perf_counter() + BURST_S
+
+    async def end_message(self) -> None:
+        """End the current message; the next ``say`` begins another one."""
+        await self._crossing.call(_awaited(self._run.end_message))
+        self._message.clear()
+
+    async def think(
+        self, reasoning: str, *, delta: bool = False, step: str | int | None = None, progress: float | None = None
+    ) -> None:
+        """Tell what the agent is thinking; see ``Run.think``."""
+        await self._crossing.call(lambda: self._run.think(reasoning, delta=delta, step=step, progress=progress))
+
+    async def emit(self, name: str, value: Any) -> None:
+        """Say something of the agent's own: an ``agent_event`` with any JSON value."""
+        await self._crossing.call(lambda: self._run.emit(name, value))
+
+    async def usage(self, provider: str, model: str, **counts: Any) -> None:
+        """Note what the run used of a model: ``input_tokens``, ``output_tokens``, ``cost_usd``; see ``Run.usage``."""
+        await self._crossing.call(_awaited(partial(self._run.usage, provider, model, **counts)))
+
+    async def steered(self) -> list[str]:
+        """Return the texts that the user handed in since the last call."""
+        texts: list[str] = await self._crossing.call(_awaited(self._run.steered))
+        return texts
+
+    # Working.
+
+    @asynccontextmanager
+    async def tool(
+        self, name: str, parameters: Mapping[str, Any] | None = None, /, *, timeout_s: float | None = None, **more: Any
+    ) -> AsyncIterator[AsyncioToolCall]:
+        """Do one piece of work under a name: ``tool_executing``, the block, ``tool_completed``, always a pair.
+
+        As ``Run.tool``.
+
+        Raises:
+            TimeoutError: The block took longer than *timeout_s*.
+        """
+        block = Block(self._run, name, {**(parameters or {}), **more}, timeout_s)
+        self._crossing.at_end.append(block.drop)
+        try:
+            await self._crossing.open(block.hold)
+        except asyncio.CancelledError:
+            await self._leave(block, None, BlockCancelled())
+            raise
+        assert block.call is not None
+        call = AsyncioToolCall(block.call.tool_call_id, name, block.call, self._crossing)
+        try:
+            async with asyncio.timeout(timeout_s) as clock:
+                yield call
+        except BaseException as exc:
+            late = isinstance(exc, TimeoutError) and clock.expired()
+            await self._leave(block, None, verdict_on(exc, late=late))
+            if late:
+                raise TimeoutError(f"{name} took longer than {timeout_s} s") from None
+            raise
+        await self._leave(block, call.results, None)
+
+    async def _leave(self, block: Block, results: Any, verdict: Exception | None) -> None:
+        if block.call is not None:
+            await self._crossing.close(lambda: block.leave(results, verdict))
+            self._crossing.at_end.remove(block.drop)
+
+    async def use(self, tool: Callable[..., Any], /, **parameters: Any) -> Any:
+        """Call a declared tool and return its results.
+
+        The tool itself runs on Trio, with everything that its declaration says of it.
+
+        *Cancellation:* the tool is cancelled and waited for.
+        """
+        return await self._crossing.call(lambda: tool(self._run, **parameters), apart=True)
+
+    async def ask(self, prompt: str, **options: Any) -> Any:
+        """Ask the user and return the answer; options as ``Run.ask`` has them."""
+        return await self._crossing.call(lambda: self._run.ask(prompt, **options), apart=True)  # type: ignore[attr-defined]
+
+    async def delegate(self, agent: str | Agent, text: str, **options: Any) -> Any:
+        """Have another agent work on *text* and return its final response; options as ``Run.delegate`` has them."""
+        return await self._crossing.call(lambda: self._run.delegate(agent, text, **options), apart=True)  # type: ignore[attr-defined]
+
+    async def search_history(self, query: str, limit: int = 10) -> list[MessageRow]:
+        """Return the user's own messages, of all threads, that contain every word of *query*."""
+        rows: list[MessageRow] = await self._crossing.call(lambda: self._run.search_history(query, limit), apart=True)
+        return rows
+
+
+def _awaited(fn: Callable[[], T]) -> Callable[[], Any]:
+    async def work() -> T:
+        return fn()
+
+    return work
+
+
+@attrs.define
+class _Message:
+    """What was said since the last message ended, by the rules of ``Speech``, before Trio's side has said it."""
+
+    _policy: RunPolicy
+    _pieces: list[str] = attrs.field(factory=list)
+    _bytes: int = 0
+
+    def add(self, piece: str) -> None:
+        for part in cut(piece, self._policy.max_event_bytes):
+            size = len(part.encode())
+            if self._bytes + size > self._policy.max_response_bytes:
+                self.clear()
+            self._pieces.append(part)
+            self._bytes += size
+
+    def clear(self) -> None:
+        self._pieces.clear()
+        self._bytes = 0
+
+    @property
+    def text(self) -> str:
+        self._pieces[:] = ["".join(self._pieces)]
+        return self._pieces[0]
