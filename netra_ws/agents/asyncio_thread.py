@@ -15,8 +15,6 @@ import trio
 from .watchdog import Pulse
 
 if TYPE_CHECKING:
-    import asyncio
-
     from .bridge.loop import Loop
 
 logger = logging.getLogger(__name__)
@@ -38,7 +36,7 @@ class AsyncioThread:
     _thread: threading.Thread | None = None
     _closed: bool = False
 
-    def open(self) -> asyncio.AbstractEventLoop:
+    def open(self) -> Loop:
         """Return the loop, which runs from the first call on; never waits.
 
         Raises:
@@ -57,7 +55,7 @@ class AsyncioThread:
                 loop.events.close()
                 raise
             self._loop, self._thread = loop, thread
-        return self._loop.events
+        return self._loop
 
     async def close(self) -> None:
         """End the loop and its thread; for the server, when its runs have ended.

@@ -78,12 +78,14 @@ class Pulse:
     Attributes:
         what: The loop, as the log calls it.
         at: When the last one came, by ``time.monotonic``.
-        whose: Finds the run that is at work on a stack of the loop's thread; called from another thread.
+        whose: Finds the run that is at work on a stack of the loop's thread.
+        waits: Whether that stack shows that nothing is at work. Both are called from another thread.
     """
 
     what: str
     at: float = 0.0
     whose: Callable[[FrameType | None], Run | None] = find_run
+    waits: Callable[[FrameType | None], bool] = lambda frame: False
     _thread: int | None = None
     _told: float = 0.0
 
@@ -147,9 +149,10 @@ class Watchdog:
         while not self._stop.wait(BEAT_S):
             for pulse in (self._own, *self.others):
                 thread = pulse.overdue()
-                if thread is not None:
+                frame = None if thread is None else sys._current_frames().get(thread)
+                if thread is not None and not pulse.waits(frame):
                     self.stalls += 1
-                    self._tell(pulse, sys._current_frames().get(thread))
+                    self._tell(pulse, frame)
 
     def _tell(self, pulse: Pulse, frame: FrameType | None) -> None:
         stack = "".join(traceback.format_stack(frame, DEPTH)) if frame is not None else "(no stack)\n"

@@ -33,6 +33,7 @@ from .orders import Order, Orders
 
 if TYPE_CHECKING:
     from ..run import Run
+    from .loop import Loop
 
 Work = Callable[[], Awaitable[Any]]
 
@@ -46,7 +47,7 @@ class Crossing:
     """
 
     run: Run
-    loop: asyncio.AbstractEventLoop
+    loop: Loop
     at_end: list[Callable[[], None]] = attrs.field(factory=list)
     _orders: Orders = attrs.field(init=False)
     _belongings: Belongings = attrs.field(init=False)
@@ -61,7 +62,7 @@ class Crossing:
 
     def __attrs_post_init__(self) -> None:
         self._orders = Orders(self.loop)
-        self._belongings = Belongings(self.run, self.submit, lambda: self._orders.tell_trio(self._end))
+        self._belongings = Belongings(self.run, self.submit, lambda: self.loop.to_trio.send(self._end))
 
     # The asyncio side.
 
@@ -107,7 +108,7 @@ class Crossing:
 
         *Cancellation:* work that is done *apart* is cancelled and waited for; other work is done all the same.
         """
-        return await self._order(Order(work, self.loop.create_future(), apart))
+        return await self._order(self._orders.order(work, apart=apart))
 
     async def open(self, hold: Callable[[Callable[[], None]], Awaitable[None]]) -> None:
         """Have something held open on Trio's side; returns when *hold* has called what it is given."""
@@ -115,12 +116,12 @@ class Crossing:
         def work() -> Awaitable[None]:
             return hold(partial(order.answer, None))
 
-        order = Order(work, self.loop.create_future(), apart=True)
+        order = self._orders.order(work, apart=True)
         await self._order(order)
 
     async def close(self, work: Work) -> Any:
         """Do what ends something that was opened: at once, and also while the run is being cancelled."""
-        order = Order(work, self.loop.create_future(), urgent=True)
+        order = self._orders.order(work, urgent=True)
         self._orders.put(order)
         return await self._answer_to(order)
 
@@ -137,7 +138,7 @@ class Crossing:
                 future.set_exception(asyncio.CancelledError() if isinstance(exc, trio.Cancelled) else exc)
                 raise
 
-        order = Order(work, self.loop.create_future(), apart=True)
+        order = self._orders.order(work, apart=True)
         order.reply.add_done_callback(lambda _: future.cancel())  # when it was refused
         self._orders.put(order)
         return future
@@ -153,7 +154,7 @@ class Crossing:
             await asyncio.wait([order.reply])  # unlike the future itself, it may be cancelled alone
         except asyncio.CancelledError:
             if order.apart:
-                self._orders.tell_trio(order.scope.cancel)
+                self.loop.to_trio.send(order.scope.cancel)
                 await asyncio.wait([order.reply])
             raise
         value, error = order.reply.result()
@@ -170,7 +171,7 @@ class Crossing:
         """
         try:
             async with trio.open_nursery() as nursery:
-                self.loop.call_soon_threadsafe(self._begin, work, contextvars.copy_context())
+                self.loop.to_asyncio.send(partial(self._begin, work, contextvars.copy_context()))
                 try:
                     await self._serve(partial(self._do, nursery))
                 except BaseException:
@@ -259,7 +260,7 @@ class Crossing:
 
     def _stop(self) -> None:
         self._stopping = True
-        self.loop.call_soon_threadsafe(self._cancel)
+        self.loop.to_asyncio.send(self._cancel)
 
     def _cancel(self) -> None:
         self._belongings.cancel()

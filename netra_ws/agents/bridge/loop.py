@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import contextvars
 import logging
 import sys
 from collections.abc import AsyncGenerator, Callable
@@ -12,9 +14,11 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import attrs
+import trio
 
 from ..watchdog import BEAT_S, Pulse, find_run
 from .belongings import find_owner, make_task
+from .post import Post
 
 if TYPE_CHECKING:
     from ..run import Run
@@ -42,21 +46,29 @@ class _Threads(ThreadPoolExecutor):
 class Loop:
     """The loop of a server's bridged agents, for the thread that runs it.
 
+    Made in the server's Trio task; calls can be sent to it from then on, whether it runs already or not.
+
     Attributes:
-        events: The loop itself; other threads use its ``call_soon_threadsafe`` from the start.
+        to_asyncio: Into this loop.
+        to_trio: Into the server's.
     """
 
     _pulse: Pulse
+    to_asyncio: Post = attrs.field(init=False)
+    to_trio: Post = attrs.field(init=False)
     events: asyncio.AbstractEventLoop = attrs.field(init=False)
     _stopping: bool = False
     _nudge: asyncio.Event = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
         self.events = asyncio.new_event_loop()
+        self.to_asyncio = Post(self._call_soon)
+        self.to_trio = Post(partial(_call_in_trio, trio.lowlevel.current_trio_token()))
         self.events.set_task_factory(make_task)  # type: ignore[arg-type]
         self.events.set_exception_handler(_complain)
         self.events.set_default_executor(_Threads(1, "netra-ws asyncio worker"))
         self._pulse.whose = self._find_run
+        self._pulse.waits = self._waits
         self._nudge = asyncio.Event()
 
     def run(self) -> None:
@@ -79,7 +91,12 @@ class Loop:
 
     def stop(self) -> None:
         """Have the loop end; from any thread."""
-        self.events.call_soon_threadsafe(self._stop)
+        self.to_asyncio.send(self._stop)
+
+    def _call_soon(self, call: Callable[[], None]) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            # In a context of nobody, since it carries calls of many runs.
+            self.events.call_soon_threadsafe(call, context=contextvars.Context())
 
     def _stop(self) -> None:
         self._stopping = True
@@ -104,9 +121,19 @@ class Loop:
         except TimeoutError:
             logger.warning("an async generator that belongs to no run cannot be closed")
 
+    def _waits(self, frame: FrameType | None) -> bool:
+        # Late, because the interpreter was somewhere else all the time: in Trio's thread, for example.
+        idle = frame is not None and frame.f_globals.get("__name__") == "selectors"
+        return idle and asyncio.current_task(self.events) is None
+
     def _find_run(self, frame: FrameType | None) -> Run | None:
         owner = getattr(asyncio.current_task(self.events), "owner", None)
         return find_run(frame) if owner is None else owner.run
+
+
+def _call_in_trio(token: trio.lowlevel.TrioToken, call: Callable[[], None]) -> None:
+    with contextlib.suppress(trio.RunFinishedError):  # then nobody is there who could mind
+        token.run_sync_soon(call)
 
 
 def _notice_generators() -> None:

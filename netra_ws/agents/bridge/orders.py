@@ -7,13 +7,18 @@ import contextvars
 import threading
 from collections import deque
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import attrs
 import trio
 
 from netra_ws.errors import RunClosed
+
+from .post import Post
+
+if TYPE_CHECKING:
+    from .loop import Loop
 
 #: Orders, and characters of text, that wait for the Trio side before whoever speaks has to wait.
 MAX_ORDERS = 64
@@ -35,6 +40,7 @@ class Order:
 
     work: Callable[[], Awaitable[Any]]
     reply: asyncio.Future[tuple[Any, BaseException | None]]
+    _to_asyncio: Post
     apart: bool = False
     urgent: bool = False
     context: contextvars.Context = attrs.field(factory=contextvars.copy_context)
@@ -42,8 +48,7 @@ class Order:
 
     def answer(self, value: Any, error: BaseException | None = None) -> None:
         """Tell the asyncio side, from Trio's thread; the first answer counts."""
-        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
-            self.reply.get_loop().call_soon_threadsafe(self._set, value, error)
+        self._to_asyncio.send(partial(self._set, value, error))
 
     def refuse(self) -> None:
         """Tell the asyncio side that it will not be done, since the run is being cancelled."""
@@ -61,8 +66,7 @@ class Orders:
     ``put``, ``room`` and ``make_room`` are for the loop's thread, ``take``, ``news`` and ``close`` for Trio's.
     """
 
-    _loop: asyncio.AbstractEventLoop
-    _token: trio.lowlevel.TrioToken = attrs.field(factory=trio.lowlevel.current_trio_token)
+    _loop: Loop
     _lock: threading.Lock = attrs.field(factory=threading.Lock)
     _waiting: deque[Order | str] = attrs.field(factory=deque)
     _chars: int = 0
@@ -86,7 +90,7 @@ class Orders:
                 self._chars += len(order)
             asleep, self._asleep = self._asleep, False
         if asleep:
-            self.tell_trio(self.look_again)
+            self._loop.to_trio.send(self.look_again)
 
     async def room(self) -> None:
         """Wait until there is room; a schedule point only if there is none.
@@ -94,7 +98,7 @@ class Orders:
         Several who wait are woken together, in the order in which they came; some may have to wait again.
         """
         while not self._has_room():
-            speaker: asyncio.Future[None] = self._loop.create_future()
+            speaker: asyncio.Future[None] = self._loop.events.create_future()
             self._speakers.append(speaker)
             await speaker
 
@@ -112,7 +116,7 @@ class Orders:
             if not taken:
                 self._asleep, self._wake = True, trio.Event()
         if crowded:
-            self._loop.call_soon_threadsafe(self.make_room)
+            self._loop.to_asyncio.send(self.make_room)
         return taken
 
     def make_room(self) -> None:
@@ -135,7 +139,6 @@ class Orders:
         """End the wait for ``news``; in Trio's thread."""
         self._wake.set()
 
-    def tell_trio(self, fn: Callable[[], Any]) -> None:
-        """Call *fn* in Trio's thread, behind everything that was put before."""
-        with suppress(trio.RunFinishedError):  # then nobody is there who could mind
-            self._token.run_sync_soon(fn)
+    def order(self, work: Callable[[], Awaitable[Any]], *, apart: bool = False, urgent: bool = False) -> Order:
+        """Return a new order, which is not in the queue yet."""
+        return Order(work, self._loop.events.create_future(), self._loop.to_asyncio, apart, urgent)
