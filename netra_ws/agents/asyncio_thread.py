@@ -70,4 +70,6 @@ class AsyncioThread:
         # By the system's clock, since the thread lives by that one.
         await trio.to_thread.run_sync(self._thread.join, JOIN_S)
         if self._thread.is_alive():
-            logger.error("the asyncio loop of bridged agents did not end within %s s; its thread is left behind", JOIN_S)
+            logger.error(
+                "the asyncio loop of bridged agents did not end within %s s; its thread is left behind", JOIN_S
+            )

@@ -9,7 +9,6 @@ from collections.abc import Callable
 import attrs
 
 
-
 @attrs.define(eq=False)
 class Post:
     """Carries calls to a loop's thread, in their order.
