@@ -5,25 +5,19 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import functools
-import gc
-import logging
-import random
 import threading
-import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 import trio
 
 import netra_ws
-from netra_ws import AgentError, AsyncioRun, ClientError, ConfigError, Run, RunClosed, WrongThread
+from netra_ws import AgentError, AsyncioRun, ConfigError
 from netra_ws.agents.agent import check_agent
-from netra_ws.errors import EventTooLarge
-from netra_ws.protocol.events import AgentMessage, ToolCompleted
+from netra_ws.protocol.events import ToolCompleted
 from netra_ws.server import Server
-from netra_ws.testing import check_run, open_session, open_test_server, run_agent, texts
+from netra_ws.testing import check_run, open_test_server, run_agent, texts
 
 SHORT = {"timing.finalise_s": 0.3}
 PATIENCE_S = 20.0

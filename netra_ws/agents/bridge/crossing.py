@@ -203,12 +203,12 @@ class Crossing:
     async def _serve(self, do: Callable[[Order | str], Awaitable[None]]) -> None:
         """Give every order to *do* until the asyncio side has ended."""
         while True:
-            over = self._over  # what was ordered before the end is there by then
             while self._taken:
                 await do(self._taken.popleft())
             self._taken = self._orders.take()
             if not self._taken:
-                if over:
+                # No checkpoint since the look: whatever comes from now on ends the wait.
+                if self._over:
                     return
                 await self._orders.news()
 

@@ -153,11 +153,13 @@ def _notice_generators() -> None:
 def _complain(loop: asyncio.AbstractEventLoop, trouble: dict[str, Any]) -> None:
     """Log what nobody awaits the error of, with its run; the loop's exception handler."""
     source = trouble.get("task") or trouble.get("future")
+    # A callback has it in its context, in which this is not called before Python 3.12.
+    context = getattr(trouble.get("handle"), "_context", None)
     # From the garbage collector this may be any thread.
-    owner = getattr(source, "owner", None) or find_owner()
+    owner = getattr(source, "owner", None) or find_owner(context)
     who = "no run" if owner is None else f"run {owner.run.run_id} of agent {owner.run.agent_name}"
     exc = trouble.get("exception")
     try:
         logger.error("asyncio, %s: %s", who, trouble.get("message"), exc_info=exc)
     except Exception as beyond:  # formatting it runs code of the agent's own class
-        logger.error("asyncio, %s: %s that cannot be shown: %s", who, type(exc).__name__, type(beyond).__name__)  # noqa: TRY400
+        logger.error("asyncio, %s: %s that cannot be shown: %s", who, type(exc).__name__, type(beyond).__name__)
