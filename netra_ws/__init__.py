@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from .agents.agent import Agent as Agent
     from .agents.bridge import AsyncioRun as AsyncioRun
     from .agents.bridge import bridge as bridge
+    from .agents.declaring import tool as tool
     from .agents.run import Run as Run
+    from .agents.tools import Tool as Tool
     from .agents.tools import ToolCall as ToolCall
     from .client import Session as Session
     from .client import connect as connect
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
     from .errors import CommandFailed as CommandFailed
     from .errors import ConfigError as ConfigError
     from .errors import ConnectionLost as ConnectionLost
+    from .errors import DelegateFailed as DelegateFailed
+    from .errors import InputDeclined as InputDeclined
     from .errors import NetraError as NetraError
     from .errors import Refused as Refused
     from .errors import Rejected as Rejected
@@ -32,6 +36,7 @@ if TYPE_CHECKING:
     from .errors import ServerError as ServerError
     from .errors import SessionError as SessionError
     from .errors import StoreError as StoreError
+    from .errors import ToolDenied as ToolDenied
     from .errors import WrongThread as WrongThread
     from .identity import Identity as Identity
     from .protocol.closing import CloseCode as CloseCode
@@ -52,7 +57,9 @@ __all__ = [
     "CommandFailed",
     "ConfigError",
     "ConnectionLost",
+    "DelegateFailed",
     "Identity",
+    "InputDeclined",
     "NetraError",
     "Position",
     "Refused",
@@ -67,7 +74,9 @@ __all__ = [
     "Settings",
     "StoreError",
     "Surroundings",
+    "Tool",
     "ToolCall",
+    "ToolDenied",
     "UserSession",
     "WrongThread",
     "__version__",
@@ -75,6 +84,7 @@ __all__ = [
     "connect",
     "open_server",
     "serve",
+    "tool",
 ]
 
 #: Public name → the module that has it; the same as the imports above, for the running program.
@@ -87,7 +97,9 @@ _HOMES: Mapping[str, str] = {
     "CommandFailed": "errors",
     "ConfigError": "errors",
     "ConnectionLost": "errors",
+    "DelegateFailed": "errors",
     "Identity": "identity",
+    "InputDeclined": "errors",
     "NetraError": "errors",
     "Position": "protocol.replies",
     "Refused": "errors",
@@ -102,7 +114,9 @@ _HOMES: Mapping[str, str] = {
     "Settings": "settings",
     "StoreError": "errors",
     "Surroundings": "server",
+    "Tool": "agents.tools",
     "ToolCall": "agents.tools",
+    "ToolDenied": "errors",
     "UserSession": "contexts.embedding",
     "WrongThread": "errors",
     "__version__": "version",
@@ -110,6 +124,7 @@ _HOMES: Mapping[str, str] = {
     "connect": "client",
     "open_server": "server",
     "serve": "server",
+    "tool": "agents.declaring",
 }
 
 

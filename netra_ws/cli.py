@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import errno
 import getpass
-import json
 import logging
 import os
 import re
@@ -19,15 +18,13 @@ import socket
 import sys
 import time
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, TextIO
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 from urllib.parse import parse_qsl, urlsplit
 
 from netra_ws.errors import ConfigError, NetraError
 from netra_ws.identity import is_user_id
 from netra_ws.settings import ENVIRONMENTS, Loaded, Settings, describe, development_secret, load, problems, warnings
-from netra_ws.settings import Log as LogSettings
 from netra_ws.signals import on_hangup, until_signals
 
 if TYPE_CHECKING:
@@ -171,6 +168,8 @@ def _serve_command(args: argparse.Namespace) -> int:
     settings = _load(args, **{"agents.modules": args.agent}).settings
     if found := problems(settings):
         raise ConfigError("\n".join(found))
+    from netra_ws.logs import set_up_logging
+
     set_up_logging(settings.log, sys.stderr)
     _import_agents(settings)
 
@@ -433,31 +432,3 @@ def _wrong_values(settings: Settings, doubts: list[str]) -> list[str]:
         except ConfigError as exc:
             found += str(exc).splitlines()
     return found
-
-
-# Logging
-
-
-class JsonFormatter(logging.Formatter):
-    """Writes each record as one line of JSON."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        line = {
-            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
-            "level": record.levelname.lower(),
-            "logger": record.name,
-            "message": record.getMessage(),
-        }
-        if record.exc_info:
-            line["exception"] = self.formatException(record.exc_info)
-        return json.dumps(line, ensure_ascii=False)
-
-
-def set_up_logging(log: LogSettings, stream: TextIO) -> None:
-    """Send every record of *log.level* and above to *stream*."""
-    handler = logging.StreamHandler(stream)
-    if (log.format or ("console" if stream.isatty() else "json")) == "json":
-        handler.setFormatter(JsonFormatter())
-    else:
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s"))
-    logging.basicConfig(level=log.level.upper(), handlers=[handler], force=True)

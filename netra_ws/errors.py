@@ -8,7 +8,11 @@
     ├── ConfigError          settings that cannot be served; one clear line, then exit status 1
     ├── AgentError           an agent speaks to its user: code and text are shown
     │   ├── EventTooLarge    one event is above ``limits.max_event_bytes``
-    │   └── QuotaExceeded    one run said more than ``limits.max_events_per_run`` events
+    │   ├── QuotaExceeded    one run said more than ``limits.max_events_per_run`` events
+    │   ├── InvalidParameters  a tool was called with parameters that it does not take
+    │   ├── ToolDenied       a tool was not allowed; told with status ``denied``
+    │   ├── InputDeclined    the user does not answer an ``ask``, or not in time
+    │   └── DelegateFailed   a sub-run did not end with success
     ├── RunClosed            an agent goes on after its run has ended or was sealed
     ├── WrongThread          a run was used outside the server's Trio thread
     ├── ServerError          ours; logged, the client is told ``INTERNAL``
@@ -24,8 +28,12 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from typing import Any
+
+#: Wrong fields that one error names.
+MAX_FIELDS = 20
 
 
 class NetraError(Exception):
@@ -127,6 +135,58 @@ class QuotaExceeded(AgentError):
 
     def __init__(self, text: str) -> None:
         super().__init__(text, code="QUOTA_EXCEEDED")
+
+
+class InvalidParameters(AgentError):
+    """A tool was called with parameters that it does not take; nothing of it was carried out.
+
+    Attributes:
+        fields: JSON path → what is wrong there, at most 20 of them.
+    """
+
+    def __init__(self, fields: Mapping[str, str]) -> None:
+        self.fields = dict(itertools.islice(fields.items(), MAX_FIELDS))
+        wrong = "; ".join(f"{path}: {problem}" for path, problem in self.fields.items())
+        super().__init__(wrong[:1000] or "wrong parameters", code="INVALID_PARAMETERS")
+
+
+class ToolDenied(AgentError):
+    """A tool may not be used: by this user, or this time. A tool may raise it itself."""
+
+    def __init__(self, text: str = "this is not allowed", *, code: str = "FORBIDDEN") -> None:
+        super().__init__(text, code=code)
+
+
+class InputDeclined(AgentError):
+    """Nobody answers what an agent has asked.
+
+    Attributes:
+        status: ``cancelled`` when the user has declined, ``expired`` when the time for it is over.
+    """
+
+    status: str = "cancelled"
+
+    def __init__(self, status: str) -> None:
+        text = "the question was not answered in time" if status == "expired" else "the question was declined"
+        super().__init__(text, code=f"INPUT_{status.upper()}")
+        self.status = status
+
+
+class DelegateFailed(AgentError):
+    """A sub-run did not end with success; code and text are those of its error.
+
+    Attributes:
+        run_id: Which sub-run.
+        status: Its final status: ``error``, ``cancelled`` or ``timeout``.
+    """
+
+    run_id: str = ""
+    status: str = "error"
+
+    def __init__(self, text: str, *, code: str, run_id: str, status: str, retryable: bool = False) -> None:
+        super().__init__(text, code=code, retryable=retryable)
+        self.run_id = run_id
+        self.status = status
 
 
 class RunClosed(NetraError):

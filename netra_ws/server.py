@@ -21,6 +21,7 @@ import trio
 from netra_ws.access import Admission, Revocations
 from netra_ws.agents.agent import Agent
 from netra_ws.agents.processes import end_lost
+from netra_ws.agents.tracing import load as load_tracing
 from netra_ws.agents.watchdog import Watchdog
 from netra_ws.asking import Authenticate, make_admit, make_identify, make_renew
 from netra_ws.contexts.embedding import UserSession
@@ -281,6 +282,7 @@ async def _rooms(
     settings: Settings, agents: Mapping[str, Agent], authenticate: Authenticate | None, world: Surroundings
 ) -> AsyncIterator[Server]:
     """Open the rooms from the bottom up."""
+    load_tracing()
     # Everything that may be wrong with the settings is found before anything is opened.
     policy = context_policy(settings, agents)
     revocations = Revocations()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import logging
 import os
 import pty
 import re
@@ -26,10 +25,10 @@ import trio
 import netra_ws.__main__
 from netra_ws.access import Verifier
 from netra_ws.chat import Screen, plain
-from netra_ws.cli import JsonFormatter, _about_address, main, set_up_logging
+from netra_ws.cli import _about_address, main
 from netra_ws.client import connect
 from netra_ws.protocol.codec import read_server
-from netra_ws.settings import LEAVES, Log, Settings
+from netra_ws.settings import LEAVES, Settings
 
 ROOT = Path(__file__).parents[1]
 SECRET = "the tests' own secret, 32 bytes or more"
@@ -764,35 +763,3 @@ def test_screen_shows_gaps_and_silent_answers() -> None:
 def test_the_terminal_is_not_steered() -> None:
     """Control characters in an agent's words reach no terminal."""
     assert plain("a\x1b[2Jb\r\x07\x9b\tc\nd") == "a�[2Jb���\tc\nd"
-
-
-# Logging
-
-
-def test_log_lines_are_json() -> None:
-    """A record is one line of JSON, also with an exception in it."""
-    try:
-        raise ValueError("why\nnot")
-    except ValueError:
-        record = logging.LogRecord("here", logging.ERROR, "f", 1, "so %s", ("it\nis",), sys.exc_info())
-    line = JsonFormatter().format(record)
-    assert "\n" not in line
-    fields = json.loads(line)
-    assert (fields["level"], fields["logger"], fields["message"]) == ("error", "here", "so it\nis")
-    assert "ValueError: why" in fields["exception"]
-
-
-@pytest.mark.parametrize(("format_", "pattern"), [("json", r'\{"time": .*\}\n'), ("console", r".* WARNING here: so\n")])
-def test_log_formats(format_: str, pattern: str) -> None:
-    """The log is JSON or readable as the settings say, from the level they say."""
-    root = logging.getLogger()
-    before, level = root.handlers[:], root.level
-    try:
-        out = io.StringIO()
-        set_up_logging(Log(format=format_, level="warning"), out)
-        logging.getLogger("here").info("not this")
-        logging.getLogger("here").warning("so")
-        assert re.fullmatch(pattern, out.getvalue())
-    finally:
-        root.handlers[:] = before
-        root.setLevel(level)

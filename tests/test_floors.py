@@ -21,7 +21,7 @@ FLOORS = [
     "contexts",
     "wire",
     "pages",
-    "policies asking keyring",
+    "policies asking keyring logs",
     "server",
     "cli chat bench compat testing __main__ __init__",
 ]
@@ -42,6 +42,9 @@ ONLY = {
     "jwt": {"access"},
     "cryptography": {"access", "wire"},
     "httpx": {"keyring"},
+    "structlog": {"agents", "logs"},
+    "opentelemetry": {"agents"},
+    "jsonschema": {"agents"},
 }
 WITHOUT_TRIO = {"errors", "identity", "signals", "protocol", "access", "settings"}
 

@@ -20,16 +20,20 @@ from typing import Any, Literal
 import attrs
 import orjson
 import trio
+from structlog.contextvars import bound_contextvars
 
 from netra_ws.errors import AgentError, EventTooLarge, QuotaExceeded
 from netra_ws.history.stores.contract import SetRunState
-from netra_ws.protocol.events import AgentCompleted, CancelledBy, RunError, RunStatus, ToolCompleted
+from netra_ws.protocol.events import AgentCompleted, CancelledBy, RunError, RunStatus
 
 from .agent import Agent
-from .failures import find_agent_error, flat, split, wording
+from .calling import completed as call_completed
+from .failures import find_agent_error, flat, log_failure, split, wording
+from .inputs import SERVER
 from .request import new_id
 from .run import Run
-from .states import CLOSED, RunState, RunStep
+from .states import CLOSED, LIVE, RunState, RunStep
+from .tracing import begin_run
 
 logger = logging.getLogger(__name__)
 
@@ -63,24 +67,39 @@ async def execute(run: Run, agent: Agent, on_seal: Callable[[], None]) -> None:
     everything else becomes the run's outcome, also a ``KeyboardInterrupt`` that the agent itself raised.
     """
     worker = _Worker(run, agent)
-    try:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(worker.work)
-            await _keep(run, worker, on_seal)
-    finally:
-        with trio.CancelScope(shield=True):
-            await _end_processes(run)
-        if run.state not in CLOSED:
-            _close(run, worker.outcome or _interrupted(run))
-        run.move(RunStep.FINISH)
-        run.settled.set()
+    with bound_contextvars(**_who(run)):
+        run.span = begin_run(run)
+        logger.info("run started", extra={"trigger": run.request.trigger})
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(worker.work)
+                await _keep(run, worker, on_seal)
+        finally:
+            with trio.CancelScope(shield=True):
+                await _end_processes(run)
+            if run.state not in CLOSED:
+                _close(run, worker.outcome or _interrupted(run))
+            run.move(RunStep.FINISH)
+            run.settled.set()
+
+
+def _who(run: Run) -> dict[str, str]:
+    """Return what every line of the log says that is written in a run."""
+    return {
+        "user_id": run.user_id,
+        "thread_id": run.thread_id,
+        "run_id": run.run_id,
+        "agent_name": run.agent_name,
+        **({} if run.parent is None else {"parent_run_id": run.parent.run_id}),
+    }
 
 
 def drop(run: Run, by: CancelledBy) -> None:
     """End a queued run that will not start: ``agent_started`` and ``agent_completed`` at once."""
     run.begin()
     run.cancel(by)
-    _close(run, _interrupted(run))
+    with bound_contextvars(**_who(run)):
+        _close(run, _interrupted(run))
     run.move(RunStep.FINISH)
     run.settled.set()
 
@@ -109,7 +128,7 @@ class _Worker:
             self._judge()
         finally:
             self.exited.set()
-            run.nudge.set()
+            run.stir()
 
     def _judge(self) -> None:
         run, error = self.run, self.error
@@ -132,7 +151,8 @@ class _Worker:
     async def _call(self) -> None:
         try:
             await trio.lowlevel.checkpoint_if_cancelled()  # stopped before its first step
-            self.response = await self.agent(self.run)
+            with self.run.span.current():
+                self.response = await self.agent(self.run)
             self.returned = True
         except BaseException as exc:
             # Not through the nursery: Trio asks errors for their repr, and splits groups, which an
@@ -156,35 +176,52 @@ async def _gone(nurseries: Sequence[trio.Nursery]) -> None:
 async def _keep(run: Run, worker: _Worker, on_seal: Callable[[], None]) -> None:
     """Wait until the agent has exited; when it should and does not, seal the run."""
     try:
-        while run.state is RunState.RUNNING and not worker.exited.is_set():
-            idle_at = _idle_at(run)
-            with trio.move_on_at(min(run.deadline, idle_at)):
+        while run.state in LIVE and not worker.exited.is_set():
+            with trio.move_on_at(min(_ends_at(run), _idle_at(run))):
                 await run.nudge.wait()
             now = trio.current_time()
             if worker.exited.is_set():
                 break
-            if now >= run.deadline:
+            if now >= _ends_at(run):
                 run.cancel("timeout")
             elif now >= _idle_at(run):
                 run.cancel("idle_timeout")
     finally:
         if not worker.exited.is_set():
-            # Whoever closes a context names a reason first, so this is the whole server going away.
-            run.cancel("shutdown")
+            # Whoever closes a context names a reason first, so this is the run that waits for this one, or
+            # the whole server going away.
+            run.cancel(_from_outside(run))
             with trio.CancelScope(shield=True, deadline=trio.current_time() + run.policy.finalise_s):
                 await worker.exited.wait()
-        if not worker.exited.is_set():
+        if not worker.exited.is_set() and run.state not in CLOSED:
             _seal(run)
             on_seal()
 
 
+def _from_outside(run: Run) -> CancelledBy:
+    """Return who has cancelled a run that nobody has asked to end."""
+    return "shutdown" if run.parent is None else "parent"
+
+
+def _ends_at(run: Run) -> float:
+    # Where the parent's time is over first, its keeper ends both: one of them decides.
+    its_parent_s = run.parent is not None and run.deadline >= run.parent.deadline
+    return math.inf if its_parent_s or run.state is RunState.ASKING else run.deadline
+
+
 def _idle_at(run: Run) -> float:
+    if run.children or run.state is RunState.ASKING:
+        return math.inf  # sub-runs have clocks of their own
     # Held up by the store, it would be blamed for a silence that is not its own.
     quiet_since = trio.current_time() if run.held_up else run.last_event_at
     return quiet_since + run.request.idle_timeout_s
 
 
 def _seal(run: Run) -> None:
+    for child in list(run.children.values()):  # a sub-run ends before its parent
+        if child.state not in CLOSED:
+            child.cancel("parent")
+            _seal(child)
     run.processes.kill()  # perhaps it is one of them that the agent waits for
     interrupted = _interrupted(run)
     _close(run, attrs.evolve(interrupted, error=SEALED))
@@ -225,20 +262,12 @@ def _close(run: Run, outcome: Outcome) -> None:
 
 
 def _close_open(run: Run, outcome: Outcome) -> None:
-    names = run.names()
+    for asked in run.host.inputs.of(run):
+        run.host.inputs.close(asked, "cancelled", None, SERVER)
     for call in list(run.open_calls.values()):
         run.open_calls.pop(call.tool_call_id)
-        run.append(
-            ToolCompleted(
-                **names,
-                tool_call_id=call.tool_call_id,
-                tool_name=call.name,
-                status="cancelled",
-                success=False,
-                results=None,
-                duration_ms=round((trio.current_time() - call.started_at) * 1000),
-            )
-        )
+        call.results = None
+        run.append(call_completed(run, call, "cancelled"))
     run.speech.end()
     if isinstance(outcome.response, str) and outcome.response and not run.speech.anything:
         # The answer belongs to the conversation, also when the agent only returned it.
@@ -260,7 +289,19 @@ def _complete(run: Run, outcome: Outcome) -> None:
     )
     ended = SetRunState(user_id=run.identity.user_id, run_id=run.run_id, state=status, at=run.stream.now())
     run.last_seq = run.append(completed, ended, *run.at_close).seq
-    run.status = status
+    run.status, run.response, run.error = status, outcome.response, outcome.error
+    error_code = None if outcome.error is None else outcome.error.code
+    run.span.end(status, error_code, netra_ws__cancelled_by=outcome.cancelled_by, netra_ws__events=completed.events)
+    logger.info(
+        "run ended",
+        extra={
+            "status": status,
+            "cancelled_by": outcome.cancelled_by,
+            "error_code": error_code,
+            "duration_ms": completed.duration_ms,
+            "events": completed.events,
+        },
+    )
 
 
 def _succeeded(run: Run, response: Any) -> Outcome:
@@ -277,27 +318,22 @@ def _succeeded(run: Run, response: Any) -> Outcome:
 def _failed(run: Run, exc: BaseException) -> Outcome:
     if run.cancelled_by is not None:
         if not isinstance(exc, QuotaExceeded):
-            _log(logging.WARNING, exc, "run %s failed while it was cancelled", run.run_id)
+            log_failure(logger, logging.WARNING, exc, "run %s failed while it was cancelled", run.run_id)
         return _interrupted(run)
     told = find_agent_error(exc)
     if told is not None:
         code, text, retryable = wording(told)
         return Outcome(status="error", error=RunError(code=code, message=text, retryable=retryable))
     correlation_id = secrets.token_hex(4)
-    _log(logging.ERROR, exc, "agent %s failed in run %s [%s]", run.agent_name, run.run_id, correlation_id)
+    log_failure(
+        logger, logging.ERROR, exc, "agent %s failed in run %s [%s]", run.agent_name, run.run_id, correlation_id
+    )
     message = f"the agent failed; the server's log has it under {correlation_id}"
     return Outcome(status="error", error=RunError(code="AGENT_FAILED", message=message))
 
 
-def _log(level: int, exc: BaseException, text: str, *args: object) -> None:
-    try:
-        logger.log(level, text, *args, exc_info=exc)
-    except Exception as trouble:  # formatting it runs code of the agent's own class
-        logger.log(level, f"{text}; its traceback cannot be shown: {type(trouble).__name__}", *args)
-
-
 def _interrupted(run: Run) -> Outcome:
-    by = run.cancelled_by or "shutdown"
+    by = run.cancelled_by or _from_outside(run)
     if by == "timeout":
         text = f"the run took longer than {run.request.timeout_s:g} s"
         return Outcome(status="timeout", cancelled_by=by, error=RunError(code="TIMEOUT", message=text, retryable=True))

@@ -6,6 +6,7 @@ raise, too. Nothing here, and nothing that uses what is returned here, relies on
 
 from __future__ import annotations
 
+import logging
 import signal
 import traceback
 
@@ -87,3 +88,11 @@ def flat(exc: BaseException) -> BaseException:
             break
         level = [inner for each in groups for inner in each.exceptions]
     return BaseExceptionGroup(f"flattened {type(exc).__name__}", leaves(exc)[:MAX_LEAVES])
+
+
+def log_failure(logger: logging.Logger, level: int, exc: BaseException, text: str, *args: object) -> None:
+    """Log *exc* with its traceback, or without it where it cannot be shown."""
+    try:
+        logger.log(level, text, *args, exc_info=exc)
+    except Exception as trouble:  # formatting it runs code of the agent's own class
+        logger.log(level, f"{text}; its traceback cannot be shown: {type(trouble).__name__}", *args)

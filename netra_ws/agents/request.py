@@ -1,19 +1,28 @@
-"""What somebody asked a run to do, and the bounds that every run has."""
+"""What somebody asked a run to do, the bounds that every run has, and what it needs of its user's context."""
 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, MutableMapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
 import attrs
 import trio
 
+from netra_ws.errors import EventTooLarge
+from netra_ws.history.stores.contract import RunRow
 from netra_ws.protocol.commands import Attachment, OnDisconnect
 from netra_ws.protocol.events import Trigger
 
 if TYPE_CHECKING:
+    from .agent import Agent
     from .asyncio_thread import AsyncioThread
+    from .inputs import Inputs
+    from .run import Run
+    from .tools import Tool
+
+#: Characters of a tool's or an event's name.
+MAX_NAME = 256
 
 
 def new_id(kind: str) -> str:
@@ -44,6 +53,7 @@ class RunRequest:
     attachments: Sequence[Attachment] = ()
     jsonl_logs: str | Sequence[Mapping[str, Any]] | None = None
     parent_run_id: str | None = None
+    parent_tool_call_id: str | None = None
 
 
 @attrs.frozen(kw_only=True)
@@ -56,6 +66,7 @@ class RunPolicy:
         threads: Bounds the worker threads of all runs together.
         user_threads: Bounds those of one user's runs, so that nobody takes all of them; None in the policy
             that all users share.
+        user_tools: How many calls of each tool one user may have at the same time; None likewise.
     """
 
     finalise_s: float
@@ -65,3 +76,60 @@ class RunPolicy:
     asyncio: AsyncioThread
     threads: trio.CapacityLimiter
     user_threads: trio.CapacityLimiter | None = None
+    user_tools: MutableMapping[Tool, trio.CapacityLimiter] | None = None
+
+
+class Host(Protocol):
+    """What a run needs of the user's context that it lives in."""
+
+    @property
+    def inputs(self) -> Inputs:
+        """The user's open questions."""
+        ...
+
+    def agent_named(self, name: str | None) -> tuple[str, Agent]:
+        """Return an agent by name.
+
+        Raises:
+            ClientError: ``UNKNOWN_AGENT``.
+        """
+        ...
+
+    def run_ended(self, run: Run) -> None:
+        """Count a sub-run that has ended."""
+        ...
+
+    def answered(self) -> None:
+        """Decide again whether a run may go on: it does not wait for its user any more."""
+        ...
+
+
+def check_name(what: str, name: str) -> None:
+    """Raise ``EventTooLarge`` for a name of more than ``MAX_NAME`` characters."""
+    if len(name) > MAX_NAME:
+        raise EventTooLarge(what, len(name), MAX_NAME)
+
+
+def row_of(
+    request: RunRequest,
+    user_id: str,
+    seq: int,
+    now: float,
+    command_id: str | None = None,
+    command_digest: str | None = None,
+) -> RunRow:
+    """Return the ledger's row of a run that is asked for; *seq* is that of its ``user_message``."""
+    return RunRow(
+        user_id=user_id,
+        run_id=request.run_id,
+        thread_id=request.thread_id,
+        agent_name=request.agent_name,
+        message_id=request.message_id,
+        state="running",
+        created_at=now,
+        started_seq=seq,
+        trigger=request.trigger,
+        parent_run_id=request.parent_run_id,
+        command_id=command_id,
+        command_digest=command_digest,
+    )

@@ -10,17 +10,17 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
-from typing import Any, TypeVar, TypeVarTuple
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
+from typing import TYPE_CHECKING, Any
 
 import attrs
 import orjson
 import trio
 
-from netra_ws.errors import AgentError, EventTooLarge, QuotaExceeded, RunClosed, WrongThread
+from netra_ws.errors import EventTooLarge, QuotaExceeded, RunClosed, WrongThread
 from netra_ws.history.ledger import Ledger
-from netra_ws.history.stores.contract import MessageRow, Write
+from netra_ws.history.stores.contract import MessageRow, PutRun, Write
 from netra_ws.history.stream import Entry, Stream
 from netra_ws.identity import Identity
 from netra_ws.protocol.commands import Attachment
@@ -30,68 +30,45 @@ from netra_ws.protocol.events import (
     CancelledBy,
     ErrorText,
     Event,
-    ToolCompleted,
-    ToolExecuting,
+    RunError,
     ToolProgress,
     ToolStatus,
     Usage,
 )
 
+from .calling import completed, open_call
+from .inputs import EXPIRES_IN, ask
 from .processes import Processes
-from .request import RunPolicy, RunRequest, new_id
+from .request import Host, RunPolicy, RunRequest, check_name, row_of
 from .speech import RowMaker, Speech
-from .states import CLOSED, SPEAKING, TRANSITIONS, RunState, RunStep
-from .tools import ToolCall, judge
+from .states import CLOSED, LIVE, SPEAKING, TRANSITIONS, RunState, RunStep
+from .thread import RunThread
+from .tools import Tool, ToolCall
+from .tracing import Span
+
+if TYPE_CHECKING:
+    from .agent import Agent
 
 logger = logging.getLogger(__name__)
-
-T = TypeVar("T")
-Ts = TypeVarTuple("Ts")
 
 #: A run gives way to others after so many events or so many seconds, whichever comes first.
 BURST_EVENTS = 16
 BURST_S = 0.001
-#: Tool calls of one run at the same time.
-MAX_OPEN_CALLS = 100
-#: Characters of a tool's or an event's name.
-MAX_NAME = 256
 
 
-@attrs.define(repr=False)
-class RunThread:
-    """The conversation of a run, ``run.thread``; called with a function, it runs blocking code."""
+@attrs.define
+class Family:
+    """What all runs that came of one have together.
 
-    _run: Run
+    Attributes:
+        events: How many they have told.
+        born: How many sub-runs there were.
+        open: How many of them have not ended.
+    """
 
-    @property
-    def id(self) -> str:
-        return self._run.request.thread_id
-
-    async def history(self, limit: int = 50) -> list[MessageRow]:
-        """Return the last messages of this conversation, oldest first, the one that started the run included."""
-        run = self._run
-        return await run.ledger.messages(run.identity.user_id, self.id, limit, run.stream.visible)
-
-    async def __call__(self, fn: Callable[[*Ts], T], *args: *Ts) -> T:
-        """Run blocking code in a worker thread of the server's bounded pool, of which each user has a share.
-
-        The thread may emit through ``trio.from_thread.run(run.say, …)``. Code that wants to be
-        stoppable calls ``trio.from_thread.check_cancelled()`` now and then.
-
-        *Cancellation:* waits for the thread. One that does not end within ``finalise_s`` gets the
-        run sealed: the stop is answered with ``CANCEL_TIMEOUT``, and the run counts as stuck until
-        the thread has ended.
-        """
-        self._run.check_thread()
-        policy, token = self._run.policy, object()
-        if policy.user_threads is not None:
-            # Whoever waits for their own share holds nothing of the common pool meanwhile.
-            await policy.user_threads.acquire_on_behalf_of(token)
-        try:
-            return await trio.to_thread.run_sync(fn, *args, limiter=policy.threads)
-        finally:
-            if policy.user_threads is not None:
-                policy.user_threads.release_on_behalf_of(token)
+    events: int = 0
+    born: int = 0
+    open: int = 0
 
 
 @attrs.define(eq=False, repr=False)
@@ -105,6 +82,13 @@ class Run:
         status: The final one; empty until the closing events are written.
         sealed: Whether they were written while its code was still there.
         last_seq: Seq of its ``agent_completed``.
+        response: Its final response, when that is written.
+        error: Why it failed, when that is written.
+        host: The user's context.
+        parent: The run that has delegated to this one.
+        span: Its span of OpenTelemetry.
+        family: What counts for the run that a user has started and all that came of it together.
+        children: Sub-runs that have not ended.
         at_close: Rows to be written together with it.
         settled: Set when the closing events are written and the task is gone, or the run is sealed.
         held_up: Whether it waits for the store; its silence is not its own then.
@@ -115,11 +99,15 @@ class Run:
     policy: RunPolicy
     stream: Stream
     ledger: Ledger
+    host: Host
+    parent: Run | None = None
     thread: RunThread = attrs.field(init=False)
     state: RunState = RunState.QUEUED
     status: str = ""
     sealed: bool = False
     last_seq: int = 0
+    response: Any = None
+    error: RunError | None = None
     at_close: tuple[Write, ...] = ()
     cancelled_by: CancelledBy | None = None
     events: int = 0
@@ -140,6 +128,11 @@ class Run:
     _usage_bytes: int = 0
     _stop_after_step: bool = False
     steerer: Identity | None = None
+    span: Span = attrs.field(factory=Span)
+    family: Family = attrs.field(init=False)
+    children: dict[str, Run] = attrs.field(factory=dict)
+    _holds: int = 0
+    _held_at: float = 0.0
     _steered: list[str] = attrs.field(factory=list)
     _burst: int = 0
     _slice_ends: float = 0.0
@@ -149,6 +142,7 @@ class Run:
         self.thread = RunThread(self)
         self.speech = Speech(self, self.policy)
         self.processes = Processes(self.run_id)
+        self.family = Family() if self.parent is None else self.parent.family
 
     def __repr__(self) -> str:
         return f"<Run {self.run_id} of {self.agent_name} {self.state.name}>"
@@ -190,6 +184,11 @@ class Run:
         """Usage logs that came along: a text of JSON lines, a list of objects, or None."""
         return self.request.jsonl_logs
 
+    @property
+    def converses(self) -> bool:
+        """Whether what it says belongs to the conversation; what a sub-run says belongs to its parent."""
+        return self.parent is None
+
     # Speaking.
 
     @property
@@ -209,7 +208,7 @@ class Run:
         """
         self.check_open()
         for _ in self.speech.say(piece):
-            await self._pause()
+            await self.pause()
 
     def end_message(self) -> None:
         """End the current message; the next ``say`` begins another one."""
@@ -231,9 +230,9 @@ class Run:
             RunClosed: The run has ended.
         """
         self.check_open()
-        await self._step_boundary(delta)
+        await self.step_boundary(delta)
         self.speech.think(reasoning, delta=delta, step=step, progress=progress)
-        await self._pause()
+        await self.pause()
 
     async def emit(self, name: str, value: Any) -> None:
         """Say something of the agent's own: an ``agent_event`` with any JSON value.
@@ -246,7 +245,7 @@ class Run:
         check_name("the event's name", name)
         self.check_size("the value", value)
         self.tell(AgentEvent(**self.names(), name=name, value=value))
-        await self._pause()
+        await self.pause()
 
     def usage(
         self,
@@ -281,17 +280,17 @@ class Run:
 
     # Working.
 
-    @asynccontextmanager
-    async def tool(
+    def tool(
         self, name: str, parameters: Mapping[str, Any] | None = None, /, *, timeout_s: float | None = None, **more: Any
-    ) -> AsyncIterator[ToolCall]:
+    ) -> AbstractAsyncContextManager[ToolCall]:
         """Do one piece of work under a name: ``tool_executing``, the block, ``tool_completed``, always a pair.
 
         Parameters are shown to the user; give them as a mapping, by keyword, or both. The block sets
         ``call.results`` to any JSON value. An exception that leaves the block is told and goes on.
+        What is used often is better declared once, by ``@netra_ws.tool``.
 
         Args:
-            timeout_s: The block is cancelled after so many seconds.
+            timeout_s: The block is cancelled after so many seconds; waiting for the user does not count.
 
         Raises:
             TooSlowError: The block took longer than *timeout_s*.
@@ -299,59 +298,99 @@ class Run:
             AgentError: ``QUOTA_EXCEEDED``: ``MAX_OPEN_CALLS`` are open already; nothing was told of this one.
             RunClosed: The run has ended.
         """
-        self.check_open()
-        await self._step_boundary()
-        if len(self.open_calls) >= MAX_OPEN_CALLS:
-            text = f"a run may have {MAX_OPEN_CALLS} tool calls open at the same time"
-            raise AgentError(text, code="QUOTA_EXCEEDED")
-        check_name("the tool's name", name)
-        shown = {**(parameters or {}), **more}
-        self.check_size("the parameters", shown)
-        self.speech.end_thought()
-        call = ToolCall(new_id("call"), name, self._progress)
-        self.tell(
-            ToolExecuting(
-                **self.names(), tool_call_id=call.tool_call_id, tool_name=name, parameters=shown, timeout_s=timeout_s
-            )
-        )
-        self.open_calls[call.tool_call_id] = call
-        try:
-            await self._pause()
-            patience_s = float("inf") if timeout_s is None else timeout_s
-            with trio.CancelScope(deadline=trio.current_time() + patience_s) as scope:
-                yield call
-            if scope.cancelled_caught:
-                raise trio.TooSlowError(f"{name} took longer than {timeout_s} s")
-            self.check_size("the results", call.results)
-        except BaseException as exc:
-            call.results = None
-            self.complete_call(call, *judge(exc, stopping=self.scope.cancel_called))
-            raise
-        self.complete_call(call, "ok", None)
-        await self._pause()
+        return open_call(self, name, {**(parameters or {}), **more}, timeout_s)
+
+    def share_of(self, tool: Tool) -> AbstractAsyncContextManager[object]:
+        """Return what a call of *tool* holds while it goes on: its place among those of the user."""
+        shares = self.policy.user_tools
+        if tool.per_user is None or shares is None:
+            return nullcontext()
+        share = shares.get(tool)
+        if share is None:
+            share = shares[tool] = trio.CapacityLimiter(tool.per_user)
+        return share
 
     def complete_call(self, call: ToolCall, status: ToolStatus, error: ErrorText | None) -> None:
         """Write the second event of a pair, unless it is there already."""
         if self.open_calls.pop(call.tool_call_id, None) is None or self.state not in SPEAKING:
             return
-        self.tell(
-            ToolCompleted(
-                **self.names(),
-                tool_call_id=call.tool_call_id,
-                tool_name=call.name,
-                status=status,
-                success=status == "ok",
-                results=call.results,
-                error=error,
-                duration_ms=round((trio.current_time() - call.started_at) * 1000),
-            ),
-            closing=True,
-        )
+        self.tell(completed(self, call, status, error), closing=True)
 
-    async def _progress(self, call: ToolCall, progress: float | None, message: str | None) -> None:
+    async def tell_progress(self, call: ToolCall, progress: float | None, message: str | None) -> None:
+        """Tell how far a call is."""
         self.check_size("the progress", message)
         self.tell(ToolProgress(**self.names(), tool_call_id=call.tool_call_id, progress=progress, message=message))
-        await self._pause()
+        await self.pause()
+
+    async def ask(
+        self,
+        prompt: str,
+        *,
+        choices: Sequence[str] | None = None,
+        schema: type | Mapping[str, Any] | None = None,
+        expires_in: float = EXPIRES_IN,
+    ) -> Any:
+        """Ask the user, and wait for the answer; it may come from any of their connections, also after reconnects.
+
+        Meanwhile the clocks of this run, of those it belongs to, and of the tool calls around it stand
+        still, and a lost connection does not end the run before the question expires. A restart of the
+        server does: the run is lost then, and the question closed.
+
+        Args:
+            choices: The answers that there are, at most 100; clients show buttons.
+            schema: What an answer must look like; clients make a form of it. An attrs class, or any type
+                that ``@tool`` takes, or a JSON Schema (draft 2020-12). Without both, an answer is text.
+            expires_in: Seconds until nobody may answer any more.
+
+        Returns:
+            The answer: one of *choices*, an object of the class, or the JSON value.
+
+        Raises:
+            InputDeclined: The user does not want to answer, or the time is over; ``status`` says which.
+            AgentError: ``QUOTA_EXCEEDED``: the user has 20 open questions.
+            EventTooLarge: The question is above ``limits.max_event_bytes``.
+            ValueError: It is no question that can be asked.
+            RunClosed: The run has ended.
+
+        *Cancellation:* the question is closed as cancelled.
+        """
+        self.check_open()
+        await self.step_boundary()
+        self.speech.end_thought()
+        self.speech.keep()
+        return await ask(self, prompt, choices, schema, expires_in)
+
+    async def delegate(
+        self,
+        agent: str | Agent,
+        text: str,
+        *,
+        context: Mapping[str, Any] | None = None,
+        timeout_s: float | None = None,
+    ) -> Any:
+        """Have another agent do a part of the work, as a sub-run, and return its final response.
+
+        Its events are told like any others and name this run as their parent; it ends before this one,
+        and is cancelled with it, or with the task that waits here. For several at once, wait for each in
+        a task of its own. What it says is no message of the conversation.
+
+        Args:
+            agent: The name of one that the server knows, or an async function.
+            text: What it is asked.
+            context: Its ``run.context``.
+            timeout_s: Seconds for it, at most those of this run.
+
+        Raises:
+            DelegateFailed: It ended otherwise than with success; ``status`` and ``code`` say how.
+            AgentError: ``UNKNOWN_AGENT``; ``QUOTA_EXCEEDED``: more than 5 levels, 16 sub-runs at once, or 100 in all.
+            RunClosed: The run has ended.
+        """
+        from .delegation import delegate  # it executes runs, so it stands above this module
+
+        self.check_open()
+        await self.step_boundary()
+        self.speech.end_thought()
+        return await delegate(self, agent, text, context, timeout_s)
 
     async def process(self, command: Sequence[str] | str, **options: Any) -> trio.Process:
         """Start a subprocess in a process group of its own; at the end of the run all that came of it is killed.
@@ -368,6 +407,61 @@ class Run:
 
     # For those who run it.
 
+    def line(self) -> list[Run]:
+        """Return this run and those that it was delegated by, the one that the user has started last."""
+        found, run = [self], self.parent
+        while run is not None:
+            found.append(run)
+            run = run.parent
+        return found
+
+    def born(self, request: RunRequest) -> Run:
+        """Return a sub-run that has begun; its end is told by ``over``."""
+        child = Run(request, self.identity, self.policy, self.stream, self.ledger, self.host, self)
+        self.children[child.run_id] = child
+        self.family.born += 1
+        self.family.open += 1
+        with self.stream.step() as step:
+            # Before its first event, so that no start of a server can miss it.
+            step.write(PutRun(row=row_of(request, self.user_id, self.stream.last, self.stream.now())))
+        child.begin()
+        if self.state is RunState.STOPPING:
+            child.cancel("parent")
+        return child
+
+    def over(self, child: Run) -> None:
+        """Count a sub-run that has ended."""
+        del self.children[child.run_id]
+        self.family.open -= 1
+        self.last_event_at = trio.current_time()
+        self.stir()
+        self.host.run_ended(child)
+
+    def hold(self) -> None:
+        """Let the clocks stand still, while the run waits for a person; ``release`` exactly once after it."""
+        self._holds += 1
+        if self._holds == 1:
+            self._held_at = trio.current_time()
+            if self.state is RunState.RUNNING:
+                self.move(RunStep.ASK)
+
+    def release(self) -> None:
+        """Let the clocks go on."""
+        self._holds -= 1
+        if self._holds:
+            return
+        self.last_event_at = trio.current_time()
+        self.deadline += self.last_event_at - self._held_at
+        if self.state is RunState.ASKING:
+            self.move(RunStep.ANSWER)
+        self.stir()
+        self.host.answered()
+
+    def stir(self) -> None:
+        """Let whoever watches the run look at it again."""
+        self.nudge.set()
+        self.nudge = trio.Event()
+
     def move(self, step: RunStep) -> None:
         """Take a step of the state table.
 
@@ -381,10 +475,15 @@ class Run:
         self.move(RunStep.START)
         self.started_at = self.last_event_at = trio.current_time()
         self.deadline = self.started_at + self.request.timeout_s
-        entry = self.tell(
-            AgentStarted(**self.names(), message_id=self.request.message_id, trigger=self.request.trigger)
+        if self.parent is not None:
+            self.deadline = min(self.deadline, self.parent.deadline)
+        started = AgentStarted(
+            **self.names(),
+            message_id=self.request.message_id,
+            trigger=self.request.trigger,
+            parent_tool_call_id=self.request.parent_tool_call_id,
         )
-        self.started_seq = entry.seq
+        self.started_seq = self.tell(started).seq
 
     def cancel(self, by: CancelledBy) -> None:
         """Ask the run to end; the first who asks is named in ``agent_completed``. Returns at once.
@@ -393,17 +492,19 @@ class Run:
             WrongThread: Called outside the server's Trio thread.
         """
         self.check_thread()
-        if self.state is not RunState.RUNNING:
+        if self.state not in LIVE:
             return
         self.cancelled_by = by
         self.cancelled_at = trio.current_time()
         self.move(RunStep.STOP)
         self.scope.cancel()
-        self.nudge.set()
+        self.stir()
 
     def cancel_after_step(self) -> None:
-        """Ask the run to end when its current tool call is done, or before the next step."""
+        """Ask the run to end when its current tool call is done, or before the next step; at once while it asks."""
         self._stop_after_step = True
+        if self.state is RunState.ASKING:
+            self.cancel("user")
 
     @property
     def unread(self) -> int:
@@ -461,7 +562,7 @@ class Run:
             QuotaExceeded: It has said too much, and is being ended for it.
         """
         self.check_open()
-        if self.events >= self.policy.max_events and not closing:
+        if self.family.events >= self.policy.max_events and not closing:
             self.cancel("quota")
             raise QuotaExceeded(f"more than {self.policy.max_events} events in one run")
         return self.append(event)
@@ -477,16 +578,19 @@ class Run:
 
     def _noted(self) -> None:
         self.events += 1
+        self.family.events += 1
         self.last_event_at = trio.current_time()
         if self.events == 2:
             self.first_word_at = self.last_event_at
 
-    async def _step_boundary(self, within: bool = False) -> None:
+    async def step_boundary(self, within: bool = False) -> None:
+        """End here where somebody wants the run to end behind its step; *within* one it goes on."""
         if self._stop_after_step and not within and not self.open_calls:
             self.cancel("user")
         await trio.lowlevel.checkpoint_if_cancelled()
 
-    async def _pause(self) -> None:
+    async def pause(self) -> None:
+        """Give way behind an event: at least every 16 events or every millisecond; wait while the store is behind."""
         self._burst += 1
         if self._burst < BURST_EVENTS and time.perf_counter() < self._slice_ends and not self.stream.full:
             await trio.lowlevel.checkpoint_if_cancelled()
@@ -501,9 +605,3 @@ class Run:
         await trio.lowlevel.checkpoint()
         self._burst = 0
         self._slice_ends = time.perf_counter() + BURST_S
-
-
-def check_name(what: str, name: str) -> None:
-    """Raise ``EventTooLarge`` for a name of more than ``MAX_NAME`` characters."""
-    if len(name) > MAX_NAME:
-        raise EventTooLarge(what, len(name), MAX_NAME)

@@ -38,6 +38,11 @@ class Voice(Protocol):
     @property
     def run_id(self) -> str: ...
 
+    @property
+    def converses(self) -> bool:
+        """Whether what is said belongs to the conversation."""
+        ...
+
     def names(self) -> dict[str, Any]:
         """Return the fields that every event of the run has."""
         ...
@@ -96,9 +101,14 @@ class Speech:
             self._pieces.append(part)
             self._message_bytes += size
             if self._snapshot_due():
-                self._snapshot_bytes, self._snapshot_at = self._message_bytes, trio.current_time()
-                self.write_message(message_id, self.said)
+                self.keep()
             yield
+
+    def keep(self) -> None:
+        """Have what was said of the current message so far stored; it goes on."""
+        if self._message_id is not None and self._message_bytes > self._snapshot_bytes:
+            self._snapshot_bytes, self._snapshot_at = self._message_bytes, trio.current_time()
+            self.write_message(self._message_id, self.said)
 
     def _snapshot_due(self) -> bool:
         if trio.current_time() - self._snapshot_at >= SNAPSHOT_S:
@@ -115,9 +125,13 @@ class Speech:
         self._message_bytes = 0
 
     def write_message(self, message_id: str, text: str) -> None:
-        """Append a message's ``full`` together with its row."""
+        """Append a message's ``full`` together with its row; what a sub-run says is no message of its thread."""
         voice = self._voice
         self.anything = True
+        told = AgentMessage(**voice.names(), message_id=message_id, phase="full", content=text)
+        if not voice.converses:
+            voice.tell(told, closing=True)
+            return
 
         def row(entry: Entry) -> Write:
             return PutMessage(
@@ -133,7 +147,7 @@ class Speech:
                 )
             )
 
-        voice.commit(AgentMessage(**voice.names(), message_id=message_id, phase="full", content=text), row)
+        voice.commit(told, row)
 
     def think(self, reasoning: str, *, delta: bool, step: str | int | None, progress: float | None) -> None:
         """Say a whole thought, or the next piece of the current one.

@@ -101,9 +101,7 @@ async def _start(asked: Asked, command: said.Start) -> Answer:
 
 
 async def _stop(asked: Asked, command: said.StopAgent) -> Result:
-    leaving = asked.context.home.leaving(asked.context.user_id)
-    runs = {run.run_id: run for run in leaving} | asked.context.runs
-    run = runs.get(command.run_id)
+    run = asked.context.find_run(command.run_id)
     if run is None:
 
         async def how_it_ended() -> Answer:
@@ -250,8 +248,9 @@ async def _handshake(asked: Asked, command: said.HandshakeAcknowledged) -> Answe
     return Answer(HandshakeComplete(thread_id=thread_id))
 
 
-async def _no_input(asked: Asked, command: said.InputResponse) -> Answer:
-    raise _missing("input")
+async def _answer_input(asked: Asked, command: said.InputResponse) -> Answer:
+    context = asked.context
+    return Answer(Ack(), context.inputs.answer(command.input_id, command.status, command.value, context.user_id))
 
 
 async def _no_job(asked: Asked, command: said.Command) -> Answer:
@@ -294,7 +293,7 @@ FUNCTIONS: Mapping[type[said.Command], Function] = {
     said.StartAgent: _start,
     said.UserMessage: _start,
     said.StopAgent: _stop,
-    said.InputResponse: _no_input,
+    said.InputResponse: _answer_input,
     said.CreateThread: _create_thread,
     said.ListThreads: _list_threads,
     said.GetThreadHistory: _get_thread_history,

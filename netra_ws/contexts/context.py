@@ -16,12 +16,13 @@ import trio
 
 from netra_ws.agents.agent import Agent
 from netra_ws.agents.execution import drop, execute
-from netra_ws.agents.request import RunRequest, new_id
+from netra_ws.agents.inputs import Inputs
+from netra_ws.agents.request import RunRequest, new_id, row_of
 from netra_ws.agents.run import Run
-from netra_ws.agents.states import RunState
+from netra_ws.agents.states import LIVE, RunState
 from netra_ws.errors import ClientError, StoreError
 from netra_ws.history.ledger import Ledger
-from netra_ws.history.stores.contract import UNFINISHED, PutRun, RunRow
+from netra_ws.history.stores.contract import UNFINISHED, PutRun
 from netra_ws.history.stream import Stream
 from netra_ws.identity import Identity
 from netra_ws.protocol.events import CancelledBy
@@ -144,18 +145,23 @@ class UserContext:
 
     async def _until_left(self) -> None:
         while True:
+            wake_at = self._leave_at
             if self.state is ContextState.LINGERING:
                 if not self.runs:
                     return
                 if trio.current_time() >= self._leave_at:
-                    self._leave_at = float("inf")
-                    staying = [run for run in self.runs.values() if run.request.on_disconnect == "continue"]
+                    wake_at = float("inf")  # what stays says so when it changes
+                    staying = [run for run in self.runs.values() if self._stays(run)]
                     if not staying:
                         return
                     self._end_runs([run for run in self.runs.values() if run not in staying], "disconnect")
-            with trio.move_on_at(self._leave_at):
+            with trio.move_on_at(wake_at):
                 await self._changed.wait()
             self._changed = trio.Event()
+
+    def _stays(self, run: Run) -> bool:
+        """Whether a run goes on without its user: because that was asked for, or because it waits for them."""
+        return run.request.on_disconnect == "continue" or run.state is RunState.ASKING
 
     def _close(self) -> None:
         if self.state not in LIVING:
@@ -222,12 +228,14 @@ class UserContext:
     def _left(self, explicit: bool) -> None:
         """Decide what happens to the runs now that nobody is there: the whole disconnect policy.
 
-        ``cancel`` ends at once. ``grace`` ends when the resume window has passed without a return;
-        after an explicit disconnect it is over at once. ``continue`` goes on, and the context with it.
+        ``cancel`` ends at once. ``grace`` ends when the resume window has passed without a return, or later
+        where the run waits for its user: when the question has expired. After an explicit disconnect it is
+        over at once. ``continue`` goes on, and the context with it.
         """
         self.state = TRANSITIONS[self.state][ContextStep.LEAVE]
         self._left_at = trio.current_time()
-        self._end_runs([run for run in self.runs.values() if run.request.on_disconnect == "cancel"], "disconnect")
+        at_once = ("cancel", "grace") if explicit else ("cancel",)
+        self._end_runs([run for run in self.runs.values() if run.request.on_disconnect in at_once], "disconnect")
         self._leave_at = self._left_at + (0.0 if explicit else self.policy.resume_window_s)
 
     def end_runs(self, reason: CancelledBy) -> None:
@@ -239,7 +247,7 @@ class UserContext:
             if run.state is RunState.QUEUED:
                 self.drop_queued(run, reason)
         for run in runs:
-            if run.state is RunState.RUNNING:
+            if run.state in LIVE:
                 run.cancel(reason)
                 self._ended_by_closing += 1
 
@@ -272,10 +280,33 @@ class UserContext:
             raise ClientError("UNKNOWN_AGENT", "there is no agent of that name", details=details)
         return name, agent
 
+    @property
+    def inputs(self) -> Inputs:
+        """The user's open questions; they are remembered beyond this context."""
+        return self.memory.inputs
+
+    def run_ended(self, run: Run) -> None:
+        """Count a sub-run that has ended."""
+        self.home.run_ended(run)
+
+    def answered(self) -> None:
+        """Look again at who stays: a run waits for its user no more."""
+        self._changed.set()
+
+    def find_run(self, run_id: str) -> Run | None:
+        """Return a run of the user that has not ended, also a sub-run, and one that an older context still ends."""
+        runs = [*self.runs.values(), *self.home.leaving(self.user_id)]
+        while runs:
+            run = runs.pop()
+            if run.run_id == run_id:
+                return run
+            runs.extend(run.children.values())
+        return None
+
     def make_run(self, request: RunRequest, identity: Identity) -> Run:
         """Return a run that waits for ``launch`` or in a queue."""
-        policy = attrs.evolve(self.policy.run, user_threads=self.memory.threads)
-        run = Run(request, identity, policy, self.stream, self.ledger)
+        policy = attrs.evolve(self.policy.run, user_threads=self.memory.threads, user_tools=self.memory.tools)
+        run = Run(request, identity, policy, self.stream, self.ledger, self)
         self.runs[run.run_id] = run
         self.memory.used.add(run.run_id)
         return run
@@ -314,7 +345,7 @@ class UserContext:
             # Steered texts that the agent did not read start the next run, as whoever steered last.
             run = self.make_run(_follow_up(ended, unread), ended.steerer or ended.identity)
             with self.stream.step() as step:
-                step.write(PutRun(row=run_row(run.request, self.user_id, self.stream.last, self.stream.now())))
+                step.write(PutRun(row=row_of(run.request, self.user_id, self.stream.last, self.stream.now())))
             self.launch(run, thread)
             return
         if thread.queue:
@@ -364,29 +395,4 @@ def _follow_up(ended: Run, unread: Sequence[str]) -> RunRequest:
         context={},
         attachments=(),
         jsonl_logs=None,
-    )
-
-
-def run_row(
-    request: RunRequest,
-    user_id: str,
-    seq: int,
-    now: float,
-    command_id: str | None = None,
-    command_digest: str | None = None,
-) -> RunRow:
-    """Return the ledger's row of a run that is asked for; *seq* is that of its ``user_message``."""
-    return RunRow(
-        user_id=user_id,
-        run_id=request.run_id,
-        thread_id=request.thread_id,
-        agent_name=request.agent_name,
-        message_id=request.message_id,
-        state="running",
-        created_at=now,
-        started_seq=seq,
-        trigger=request.trigger,
-        parent_run_id=request.parent_run_id,
-        command_id=command_id,
-        command_digest=command_digest,
     )

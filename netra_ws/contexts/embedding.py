@@ -11,7 +11,6 @@ import attrs
 import orjson
 import trio
 
-from netra_ws.agents.run import Run
 from netra_ws.errors import ClientError, Lost, RunClosed, Trimmed
 from netra_ws.history.cursor import Cursor
 from netra_ws.history.stores.contract import Store
@@ -191,8 +190,7 @@ class UserSession:
         Raises:
             ClientError: ``NOT_FOUND``, or as ``proof_of_end``.
         """
-        runs = {run.run_id: run for run in self.context.home.leaving(self.context.user_id)} | self.context.runs
-        run: Run | None = runs.get(run_id)
+        run = self.context.find_run(run_id)
         if run is None:
             status = await self.context.status_of(run_id)
             if status is None:
@@ -200,6 +198,20 @@ class UserSession:
             return status
         self.context.stop(run)
         return await proof_of_end(run)
+
+    @property
+    def pending_inputs(self) -> list[Mapping[str, Any]]:
+        """The questions of the user's agents that are open: fields of ``input_required``, the oldest first."""
+        return self.context.inputs.pending()
+
+    async def answer(self, input_id: str, value: Any = None, *, cancel: bool = False) -> None:
+        """Answer a question of an agent in the user's place; *cancel* declines it.
+
+        Raises:
+            ClientError: ``NOT_FOUND``, ``ALREADY_ANSWERED``, or ``INVALID_MESSAGE`` for a value that does not fit.
+        """
+        await trio.lowlevel.checkpoint()
+        self.context.inputs.answer(input_id, "cancelled" if cancel else "resolved", value, self.identity.user_id)
 
     def events(self, after: Position | None = None, *, run_id: str | None = None) -> Events:
         """Iterate over every event of the user behind *after*, then live ones, without end.

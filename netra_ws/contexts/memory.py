@@ -10,14 +10,17 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import attrs
 import orjson
 import trio
 
 from netra_ws.access.limits import Budgets
+from netra_ws.agents.inputs import Inputs
+from netra_ws.agents.tools import Tool
 from netra_ws.protocol.replies import Reply
 
 MAX_USERS = 10_000
@@ -101,12 +104,16 @@ class UserMemory:
     Attributes:
         removed: Threads that were removed; the ledger may still show one whose removal is not committed.
         used: Ids of runs; the ledger may not yet show one that was just started.
+        inputs: Open questions; a run that an older context still ends may have some.
+        tools: The places of this user at tools that have a number of them, for as long as the tools exist.
     """
 
     budgets: Budgets
     removed: Lately = attrs.field(factory=Lately)
     used: Lately = attrs.field(factory=Lately)
+    inputs: Inputs = attrs.field(factory=Inputs)
     threads: trio.CapacityLimiter = attrs.field(factory=lambda: trio.CapacityLimiter(USER_THREADS))
+    tools: MutableMapping[Tool, trio.CapacityLimiter] = attrs.field(factory=WeakKeyDictionary)
     _shelf: Shelf = attrs.field(factory=Shelf)
     _answers: dict[str, Remembered] = attrs.field(factory=dict)
 

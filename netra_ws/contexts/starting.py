@@ -7,9 +7,9 @@ from typing import Any
 
 import attrs
 
-from netra_ws.agents.request import RunRequest, new_id
+from netra_ws.agents.request import RunRequest, new_id, row_of
 from netra_ws.agents.run import Run
-from netra_ws.agents.states import RunState
+from netra_ws.agents.states import LIVE, RunState
 from netra_ws.errors import ClientError
 from netra_ws.history.ledger import title_from
 from netra_ws.history.stores.contract import DeleteThread, DropMessages, MessageRow, PutMessage, PutRun, PutThread
@@ -25,7 +25,7 @@ from netra_ws.protocol.events import (
     Trigger,
 )
 
-from .context import UserContext, run_row
+from .context import UserContext
 from .threads import ThreadState
 
 
@@ -190,7 +190,7 @@ def _place(
 ) -> Started:
     """Decide and write; without a checkpoint, so nothing can change in between."""
     active = thread.active
-    if active is not None and active.state is not RunState.RUNNING and ask.on_busy == "steer":
+    if active is not None and active.state not in LIVE and ask.on_busy == "steer":
         ask = attrs.evolve(ask, on_busy="enqueue")  # it is ending and would not read it
     if active is not None and ask.on_busy == "steer":
         return _steer(context, ask, identity, thread, active)
@@ -284,7 +284,7 @@ def _write(
         step.write(
             PutMessage(row=_message_row(context, ask, request, entry.seq, entry.timestamp)),
             PutRun(
-                row=run_row(request, context.user_id, entry.seq, entry.timestamp, ask.command_id, ask.command_digest)
+                row=row_of(request, context.user_id, entry.seq, entry.timestamp, ask.command_id, ask.command_digest)
             ),
         )
         if position:

@@ -406,12 +406,16 @@ class Stream:
         return self._entries[start : max(start, min(upto, self.visible) + 1 - self._first)]
 
     def partial(self, thread_id: str) -> list[PartialMessage]:
-        """Return the messages of a thread that are still being said, with their text up to ``visible``."""
+        """Return the messages of a thread that are still being said, with their text up to ``visible``.
+
+        Not those of sub-runs, which are no messages of their thread.
+        """
         return [
             PartialMessage(message_id=event.message_id, run_id=event.run_id, content=open_text.text())
             for open_text in self._texts.values()
             if isinstance(event := open_text.event, AgentMessage)
             and event.thread_id == thread_id
+            and event.parent_run_id is None
             and not open_text.stored
         ]
 

@@ -13,7 +13,7 @@ import attrs
 
 from netra_ws.access import freshness, tickets
 from netra_ws.access.keys import MAX_KEYS
-from netra_ws.agents import processes, run, watchdog
+from netra_ws.agents import calling, delegation, inputs, processes, watchdog
 from netra_ws.contexts import connection, dispatch, memory, quota, registry
 from netra_ws.history import cursor, recorder, stream
 from netra_ws.protocol.events import Event
@@ -370,9 +370,33 @@ CONTAINERS: tuple[Container, ...] = (
         what="open_tool_calls",
         where=("agents/run.py Run.open_calls",),
         per="run",
-        bound=lambda s: run.MAX_OPEN_CALLS,
+        bound=lambda s: calling.MAX_OPEN_CALLS,
         policy="AgentError QUOTA_EXCEEDED in the agent",
         shown='runs_total{status="error"}',
+    ),
+    Container(
+        what="open_sub_runs",
+        where=("agents/run.py Run.children",),
+        per="run",
+        bound=lambda s: delegation.MAX_OPEN,
+        policy="AgentError QUOTA_EXCEEDED in the agent",
+        shown='runs_total{status="error"}',
+    ),
+    Container(
+        what="open_questions",
+        where=("agents/inputs.py Inputs._open",),
+        per="user",
+        bound=lambda s: inputs.MAX_OPEN,
+        policy="AgentError QUOTA_EXCEEDED in the agent",
+        shown='runs_total{status="error"}',
+    ),
+    Container(
+        what="closed_questions",
+        where=("agents/inputs.py Inputs._closed",),
+        per="user",
+        bound=lambda s: inputs.MAX_CLOSED,
+        policy="the oldest is forgotten: an answer to it is NOT_FOUND",
+        shown='commands_total{type="input_response"}',
     ),
     Container(
         what="usage",

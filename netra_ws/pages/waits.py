@@ -11,7 +11,7 @@ from collections.abc import Callable
 import attrs
 
 from netra_ws.access import freshness
-from netra_ws.agents import watchdog
+from netra_ws.agents import inputs, watchdog
 from netra_ws.contexts import dispatch, registry
 from netra_ws.history import recorder
 from netra_ws.wire import crowd, door, pump, stream
@@ -247,8 +247,15 @@ WAITS: tuple[Wait, ...] = (
         shown='run_seconds, runs_total{cancelled_by="timeout"}, runs_stuck',
     ),
     Wait(
+        what="a person's answer to an agent's question",
+        where=("agents/inputs.py ask",),
+        within_s=lambda s: inputs.MAX_EXPIRES_IN,
+        ends="the answer; its expiry, which the agent chooses (a day unless it says otherwise); the end of the run",
+        shown='runs, commands_total{type="input_response"}',
+    ),
+    Wait(
         what="a worker thread, and the code in it",
-        where=("agents/run.py RunThread.__call__",),
+        where=("agents/thread.py RunThread.__call__",),
         within_s=None,
         ends="the code; the run is sealed without it, so nobody but its user's share waits",
         shown="run_threads, run_threads_waiting, runs_stuck",

@@ -77,7 +77,7 @@ def read_command(text: str | bytes) -> Incoming:
         return Incoming(error=ClientError("INVALID_JSON", f"not valid JSON ({where})"))
     if type(message) is not dict:
         return Incoming(error=_invalid({"$": f"expected object, got {json_name(message)}"}))
-    if _deeper_than(message, MAX_DEPTH):
+    if deeper_than(message, MAX_DEPTH):
         # Answered without reading on: even the id could be a tower.
         return Incoming(error=_invalid({"$": f"nested more than {MAX_DEPTH} levels deep"}))
     if message.get("jsonrpc") == "2.0":
@@ -226,7 +226,8 @@ def _has_more_containers_than(text: str | bytes, limit: int) -> bool:
     return bare.count("[") + bare.count("{") > limit
 
 
-def _deeper_than(value: object, limit: int) -> bool:
+def deeper_than(value: object, limit: int) -> bool:
+    """Whether lists and objects of JSON stand more than *limit* levels inside each other."""
     level = [value]
     for _ in range(limit):
         level = [

@@ -25,6 +25,7 @@ with pytest-trio, and stands for ``trio.run(..., clock=trio.testing.MockClock(au
 
 from __future__ import annotations
 
+from .checks import check_family as check_family
 from .checks import check_no_gap_no_double as check_no_gap_no_double
 from .checks import check_run as check_run
 from .checks import texts as texts
@@ -37,6 +38,7 @@ from .frames import Ended as Ended
 from .frames import Frame as Frame
 from .links import Link as Link
 from .raw import RawClient as RawClient
+from .running import DECLINE as DECLINE
 from .running import SECRET as SECRET
 from .running import make_settings as make_settings
 from .running import open_session as open_session
@@ -47,6 +49,7 @@ from .store import FaultyStore as FaultyStore
 from .store import Health as Health
 
 __all__ = [
+    "DECLINE",
     "KINDS",
     "SECRET",
     "Answer",
@@ -60,6 +63,7 @@ __all__ = [
     "MemoryServer",
     "RawClient",
     "Struck",
+    "check_family",
     "check_no_gap_no_double",
     "check_run",
     "make_settings",

@@ -13,6 +13,7 @@ from netra_ws.protocol.events import (
     AgentThinking,
     InputReceived,
     InputRequired,
+    RunEvent,
     ToolCompleted,
     ToolExecuting,
     ToolProgress,
@@ -67,6 +68,28 @@ def check_run(events: Sequence[Heard]) -> AgentCompleted:
     assert seqs == sorted(set(seqs)), "numbers do not grow"
     assert last.success == (last.status == "success"), "success and status disagree"
     return last
+
+
+def check_family(events: Sequence[Heard]) -> dict[str, AgentCompleted]:
+    """Check the grammar of every run in *events*, and that every sub-run ends before its parent.
+
+    Returns:
+        The last event of each run, by run id.
+
+    Raises:
+        AssertionError: The text says where.
+    """
+    runs: dict[str, list[Heard]] = {}
+    for one in events:
+        if isinstance(one.message, RunEvent):
+            runs.setdefault(one.message.run_id, []).append(one)
+    ended = {run_id: check_run(heard) for run_id, heard in runs.items()}
+    spans = {run_id: (number(_from_start(heard)[0]), number(heard[-1])) for run_id, heard in runs.items()}
+    for run_id, last in ended.items():
+        if last.parent_run_id is not None:
+            outer, inner = spans[last.parent_run_id], spans[run_id]
+            assert outer[0] < inner[0] < inner[1] < outer[1], f"{run_id} is not inside of its parent: {inner}, {outer}"
+    return ended
 
 
 _BEFORE_A_RUN = ("thread_created", "user_message", "run_queued")

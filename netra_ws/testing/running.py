@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections import deque
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -10,12 +11,14 @@ from netra_ws.agents.agent import Agent
 from netra_ws.contexts.embedding import UserSession
 from netra_ws.identity import Identity
 from netra_ws.protocol.codec import Heard
-from netra_ws.protocol.events import RunEvent
+from netra_ws.protocol.events import InputRequired, RunEvent
 from netra_ws.server import Server, open_server
 from netra_ws.settings import Settings
 
 #: Signs tokens in tests; never use it anywhere else.
 SECRET = "only-for-tests-" + "0" * 32
+#: In place of an answer: the user does not want to answer.
+DECLINE: Any = object()
 
 
 def make_settings(overrides: Mapping[str, object] | None = None) -> Settings:
@@ -48,8 +51,21 @@ async def run_agent(
     *,
     context: Mapping[str, Any] | None = None,
     overrides: Mapping[str, object] | None = None,
+    answers: Sequence[Any] = (),
 ) -> list[Heard]:
-    """Run *agent* once on *text* and return its events, ``agent_completed`` last."""
+    """Run *agent* once on *text* and return its events, ``agent_completed`` last; not those of its sub-runs.
+
+    Args:
+        answers: What to answer to its questions, in their order; ``DECLINE`` declines one.
+    """
+    waiting = deque(answers)
     async with open_session({"agent_under_test": agent}, overrides) as (_, session):
         run = await session.start(text, agent="agent_under_test", context=context)
-        return [heard async for heard in run if isinstance(heard.message, RunEvent)]
+        events = []
+        async for heard in run:
+            if isinstance(heard.message, InputRequired) and waiting:
+                value = waiting.popleft()
+                await session.answer(heard.message.input_id, value, cancel=value is DECLINE)
+            if isinstance(heard.message, RunEvent):
+                events.append(heard)
+        return events

@@ -332,7 +332,7 @@ class Socket:
                 resume_window_s=policy.resume_window_s,
                 resumed=resumed,
                 active_runs=context.active if connection.reads else [],
-                pending_inputs=[],
+                pending_inputs=context.inputs.pending() if connection.reads else [],
                 agents=sorted(policy.agents),
             )
         )

@@ -404,7 +404,7 @@ async def test_every_reason_reaches_it(how: str) -> None:
 
     limits = {"timeout": {"timing__run_timeout_s": 0.2}, "idle_timeout": {"timing__idle_timeout_s": 0.2}}
     with trio.fail_after(PATIENCE_S):
-        async with running(work, **limits.get(how, {})) as (server, session, run):
+        async with running(work, **limits.get(how, {})) as (server, _, run):
             if how == "shutdown":
                 await server.drain(0.0)
             elif how == "parent":

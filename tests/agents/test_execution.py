@@ -20,7 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from netra_ws import AgentError, ClientError, Run, RunClosed, WrongThread
-from netra_ws.agents.run import MAX_OPEN_CALLS
+from netra_ws.agents.calling import MAX_OPEN_CALLS
 from netra_ws.agents.speech import cut
 from netra_ws.agents.states import CLOSED, SPEAKING, TRANSITIONS, RunState, RunStep
 from netra_ws.errors import EventTooLarge

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -10,11 +11,11 @@ import pytest
 import trio
 import trio.testing
 
-from netra_ws import Identity, Position, Run
+from netra_ws import Identity, InputDeclined, Position, Run
 from netra_ws.contexts.embedding import UserSession
 from netra_ws.protocol.codec import Heard
 from netra_ws.server import Server
-from netra_ws.testing import check_run
+from netra_ws.testing import check_family
 
 from ..conftest import StartServer
 from ..faulty import FaultyStore, Health
@@ -61,6 +62,39 @@ async def endless(run: Run) -> None:
         await works(run)
 
 
+async def asks(run: Run) -> None:
+    """Asks, and nobody answers."""
+    async with run.tool("careful"):
+        await run.say("before ")
+        await run.ask("Sure?", expires_in=4)
+
+
+async def asks_on(run: Run) -> None:
+    """Does not take the end of its question for an end of its own."""
+    with contextlib.suppress(InputDeclined):
+        await asks(run)
+    await trio.sleep_forever()
+
+
+async def family(run: Run) -> str:
+    """Has two sub-runs work at the same time."""
+    async with run.tool("family"), trio.open_nursery() as nursery:
+        for _ in range(2):
+            nursery.start_soon(run.delegate, works, "x")
+    return "done"
+
+
+async def endless_family(run: Run) -> None:
+    """Has sub-runs of sub-runs work without end."""
+
+    async def middle(run: Run) -> None:
+        await run.delegate(endless, "x")
+
+    async with run.tool("family"), trio.open_nursery() as nursery:
+        for agent in (middle, endless, asks):
+            nursery.start_soon(run.delegate, agent, "x")
+
+
 End = Callable[[Server, UserSession, str], Awaitable[None]]
 
 
@@ -70,6 +104,11 @@ async def _wait(server: Server, session: UserSession, run_id: str) -> None:
 
 async def _stop(server: Server, session: UserSession, run_id: str) -> None:
     await trio.sleep(2)
+    assert await session.stop(run_id) == "cancelled"
+
+
+async def _stop_late(server: Server, session: UserSession, run_id: str) -> None:
+    await trio.sleep(3)  # a run that asks ends at once; that has to be committed in time for the answer
     assert await session.stop(run_id) == "cancelled"
 
 
@@ -98,6 +137,16 @@ ENDS: dict[str, tuple[Any, Any, End | None, str, str | None]] = {
     "left, continue": (works, "continue", None, "success", None),
     "thread deleted": (endless, "continue", _delete, "cancelled", "user"),
     "shutdown": (endless, "continue", _drain, "cancelled", "shutdown"),
+    "question expired": (asks, "continue", _wait, "error", None),
+    "question stopped": (asks, "continue", _stop_late, "cancelled", "user"),
+    "question left, cancel": (asks, "cancel", None, "cancelled", "disconnect"),
+    "question left, grace": (asks_on, "grace", None, "cancelled", "disconnect"),
+    "question, shutdown": (asks, "continue", _drain, "cancelled", "shutdown"),
+    "family by itself": (family, "continue", _wait, "success", None),
+    "family stopped": (endless_family, "continue", _stop, "cancelled", "user"),
+    "family left": (family, "grace", None, "cancelled", "disconnect"),
+    "family, thread deleted": (family, "continue", _delete, "cancelled", "user"),
+    "family, shutdown": (family, "continue", _drain, "cancelled", "shutdown"),
 }
 
 
@@ -139,11 +188,15 @@ async def test_every_end_in_every_mood(
             await running.recorder.flush()
         events = await _log(running)
     assert [each.stamp.seq for each in events] == list(range(1, len(events) + 1))
-    last = check_run([each for each in events if each.fields.get("run_id") == run.run_id])
+    ended = check_family(events)
+    last = ended[run.run_id]
+    if status == "cancelled":
+        assert {each.cancelled_by for each in ended.values() if each is not last} <= {"parent"}
     assert (last.status, last.cancelled_by) == (status, cancelled_by)
-    kept = await store.run("ada", run.run_id)
-    assert kept is not None
-    assert kept.state == status
+    for run_id, end_of_run in ended.items():
+        kept = await store.run("ada", run_id)
+        assert kept is not None
+        assert kept.state == end_of_run.status
     assert not context.runs
 
 

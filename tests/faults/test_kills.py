@@ -19,7 +19,7 @@ import pytest
 import trio
 
 from netra_ws.protocol.codec import read_server
-from netra_ws.testing import check_run
+from netra_ws.testing import check_family
 
 from ..kit import SECRET, Client, Ended, connect
 
@@ -106,6 +106,9 @@ class Campaign:
         acks: Their answers, as far as they were heard.
         heard: What was heard since the last start.
         moments: How often it was killed in the middle of what.
+        families: How many sub-runs there were.
+        answered: How many questions were answered.
+        given_up: How many questions were closed by a cancel or the next start.
     """
 
     server: Killable
@@ -117,6 +120,9 @@ class Campaign:
     heard: list[dict[str, Any]] = attrs.field(factory=list)
     moments: dict[str, int] = attrs.field(factory=dict)
     count: int = 0
+    families: int = 0
+    answered: int = 0
+    given_up: int = 0
 
     async def go(self, kills: int) -> None:
         """Be killed so many times; check everything after each."""
@@ -191,6 +197,11 @@ class Campaign:
         command = {"id": f"c{self.count}", "thread_id": self.dice.choice("abc")}
         kind = self.dice.choice(("chat", "chat", "chat", "stop", "delete"))
         runs = [event["run_id"] for event in self.heard if event["type"] == "agent_started"]
+        asked = [event["input_id"] for event in self.heard if event["type"] == "input_required"]
+        if asked and self.dice.random() < 0.6:
+            value = self.dice.choice(("yes", "no", "maybe"))
+            answer = {"input_id": asked[-1], "status": "resolved", "value": value}
+            return {"type": "input_response", "id": command["id"], **answer}
         if kind == "stop" and runs:
             return {"type": "stop_agent", "id": command["id"], "run_id": self.dice.choice(runs)}
         if kind == "delete" and not self.count % 4:
@@ -224,14 +235,13 @@ class Campaign:
         assert [each for each in kept if each["seq"] <= upto] == durable, "what was heard is not what was kept"
         assert not heard or all(seq > upto for seq in seqs[len(durable) :])
         self.log += kept
-        runs: dict[str, list[dict[str, Any]]] = {}
-        for event in kept:
-            if "run_id" in event and event["type"] not in ("user_message", "run_queued"):
-                runs.setdefault(event["run_id"], []).append(event)
-        for events in runs.values():
-            check_run([read_server(json.dumps(event)) for event in events])
+        ended = check_family([read_server(json.dumps(event)) for event in kept])
         asked = {event["run_id"] for event in kept if event["type"] == "user_message"}
-        assert asked == set(runs), "a run was asked for and has no end"
+        begun = {run_id for run_id, last in ended.items() if last.parent_run_id is None}
+        assert asked == begun, "a run was asked for and has no end"
+        self.families += len(ended) - len(begun)
+        self.answered += sum(event["type"] == "input_received" and event["by"] != "server" for event in kept)
+        self.given_up += sum(event["type"] == "input_received" and event["status"] == "cancelled" for event in kept)
         ids = [event["command_id"] for event in self.log if event["type"] == "user_message"]
         assert len(ids) == len(set(ids)), "a command happened twice"
         told = {command_id: ack["run_id"] for command_id, ack in self.acks.items()}
@@ -265,16 +275,19 @@ async def test_kill_9_at_any_moment(store_urls: list[str], tmp_path: Path) -> No
     print(f"seed {seed}")
     moments: Counter[str] = Counter()
     kills = -(-KILLS // CAMPAIGNS)
-    events = 0
+    events = families = answered = given_up = 0
 
     async def campaign(number: int, url: str) -> None:
-        nonlocal events
+        nonlocal events, families, answered, given_up
         log = tmp_path / f"{number}.log"
         async with killable(url, log) as server:
             life = Campaign(server, random.Random(seed + number))
             await life.go(kills)
         moments.update(life.moments)
         events += len(life.log)
+        families += life.families
+        answered += life.answered
+        given_up += life.given_up
         assert "Traceback" not in log.read_text()
 
     began = trio.current_time()
@@ -282,6 +295,9 @@ async def test_kill_9_at_any_moment(store_urls: list[str], tmp_path: Path) -> No
         for number, url in enumerate(store_urls):
             nursery.start_soon(campaign, number, url)
     print(f"{moments.total()} kills {dict(moments)}, {events} events, {trio.current_time() - began:.1f} s")
+    print(f"{families} sub-runs, {answered} questions answered, {given_up} given up")
     assert moments.total() >= kills * len(store_urls)
     if len(store_urls) == CAMPAIGNS:
         assert moments.keys() == {"work", "recovery", "drain"}
+        assert given_up > 0
+        assert KILLS < 200 or min(families, answered) > 0

@@ -7,6 +7,7 @@ and answers ``pid N``, the server itself says ``port N`` when it can be connecte
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import random
@@ -15,7 +16,7 @@ import sys
 
 import trio
 
-from netra_ws import Run, Settings, open_server
+from netra_ws import AgentError, Run, Settings, open_server
 from netra_ws.history.opening import make_store
 
 
@@ -38,7 +39,29 @@ async def worker(run: Run) -> str:
                 nursery.start_soon(tool, -number)
             if number % 5 == 4:
                 run.end_message()
+            if number % 3 == 1:
+                await side(run)
     raise AssertionError
+
+
+async def side(run: Run) -> None:
+    """Ask the user, or have a sub-run do so; nobody may answer."""
+    with contextlib.suppress(AgentError):
+        if random.random() < 0.5 and run.parent is None:
+            await run.delegate("assistant_of_worker", "x")
+        else:
+            await run.ask("go on?", choices=["yes", "no"], expires_in=0.1)
+
+
+async def assistant(run: Run) -> str:
+    """Works beside its parent: says something, uses a tool, asks."""
+    await run.say("beside ")
+    async with run.tool("deep"):
+        await side(run)
+    return "done"
+
+
+AGENTS = {"worker": worker, "assistant_of_worker": assistant}
 
 
 async def serve(url: str, secret: str) -> None:
@@ -51,7 +74,7 @@ async def serve(url: str, secret: str) -> None:
         "limits.messages_per_minute": 10_000,
     }
     with trio.open_signal_receiver(signal.SIGTERM) as signals:
-        async with open_server(Settings.make(overrides, environment="testing"), agents={"worker": worker}) as server:
+        async with open_server(Settings.make(overrides, environment="testing"), agents=AGENTS) as server:
             print(f"port {server.port}", flush=True)
             await anext(signals)
             await server.drain()

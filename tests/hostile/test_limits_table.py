@@ -17,7 +17,8 @@ import pytest
 import trio
 
 from netra_ws.access.limits import LEAST_REQUESTS
-from netra_ws.agents.run import MAX_OPEN_CALLS, Run
+from netra_ws.agents.calling import MAX_OPEN_CALLS
+from netra_ws.agents.run import Run
 from netra_ws.protocol.reading import MAX_CONTAINERS, MAX_DEPTH
 from netra_ws.protocol.values import MAX_COMMAND_ID, MAX_METADATA_BYTES, MAX_TITLE
 from netra_ws.server import Server

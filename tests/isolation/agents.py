@@ -7,7 +7,8 @@ from collections import defaultdict, deque
 
 import trio
 
-from netra_ws import AgentError, Run
+from netra_ws import AgentError, Run, tool
+from netra_ws.agents.toolbox import Toolbox
 
 from .marks import NOBODY
 
@@ -84,6 +85,36 @@ async def stubborn(run: Run) -> None:
             await trio.sleep(40)
 
 
+async def asks(run: Run) -> str:
+    """Ask the user by their own words, and tell the answer."""
+    try:
+        return str(await run.ask(f"sure about {run.text}?", expires_in=6))
+    except AgentError as error:
+        return error.code
+
+
+async def family(run: Run) -> str:
+    """Have sub-runs do the same, one of them asking."""
+    async with run.tool("family", text=run.text), trio.open_nursery() as nursery:
+        for agent in ("echo", "variables", "asks"):
+            nursery.start_soon(run.delegate, agent, run.text)
+    return run.text
+
+
+@tool(per_user=1, timeout_s=5)
+async def shelf(run: Run, text: str) -> dict[str, str]:
+    """A declared tool with one place per user."""
+    await trio.sleep(0.2)
+    return {"of": run.user_id, "text": text}
+
+
+async def declared(run: Run) -> str:
+    """Use declared tools as a model would."""
+    attempts = [await Toolbox([shelf]).attempt(run, name, run.text) for name in ("shelf", "none")]
+    await shelf(run, run.text)
+    return " ".join(attempt.for_model() for attempt in attempts)
+
+
 AGENTS = {
     "echo": echo,
     "variables": variables,
@@ -92,4 +123,7 @@ AGENTS = {
     "slow": slow,
     "fails": fails,
     "stubborn": stubborn,
+    "asks": asks,
+    "family": family,
+    "declared": declared,
 }

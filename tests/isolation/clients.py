@@ -28,7 +28,7 @@ class User:
 
     Attributes:
         epoch: Of the user's stream, and *seq* the last event heard.
-        threads: Ids that there were lately, and *runs* likewise; *active* are those that have not ended.
+        threads: Ids that there were lately, *runs* and *inputs* likewise; *active* are those that have not ended.
         cursors: What pages gave as ``next``.
         bearer: The last token that they came with; others try it, too.
     """
@@ -41,6 +41,7 @@ class User:
     threads: deque[str] = attrs.field(factory=lambda: deque(maxlen=12))
     runs: deque[str] = attrs.field(factory=lambda: deque(maxlen=12))
     active: deque[str] = attrs.field(factory=lambda: deque(maxlen=12))
+    inputs: deque[str] = attrs.field(factory=lambda: deque(maxlen=12))
     cursors: deque[str] = attrs.field(factory=lambda: deque(maxlen=4))
     bearer: str = "none.at.all"
 
@@ -66,7 +67,7 @@ class User:
         if isinstance(stream, dict):
             self.epoch, self.seq = stream["epoch"], stream["seq"]
         self.seq = fields.get("seq", self.seq) if fields.get("type") not in ("ack",) else self.seq
-        for name, known in (("thread_id", self.threads), ("run_id", self.runs)):
+        for name, known in (("thread_id", self.threads), ("run_id", self.runs), ("input_id", self.inputs)):
             value = fields.get(name)
             if isinstance(value, str) and value not in known:
                 known.append(value)

@@ -18,7 +18,7 @@ import attrs
 #: A mark holds letters that no hexadecimal id has, so nothing has one by chance.
 MARK = re.compile(rb"zq\d\dqz")
 #: Ids that the server makes; the epoch of a stream is looked for by its field.
-MADE = re.compile(rb"\b(?:run|msg|thread|call|conn)_[0-9a-f]{16,}")
+MADE = re.compile(rb"\b(?:run|msg|thread|call|conn|input)_[0-9a-f]{16,}")
 #: So many are told; one would do.
 MOST_LEAKS = 100
 #: What may be the beginning of an id, at the end of a piece of a frame.

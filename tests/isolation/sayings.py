@@ -32,7 +32,7 @@ def _one(user: User, victim: User, kind: str, which: int) -> str:
 
 def chat(user: User, victim: User, a: int, b: int) -> Saying:
     """Return a message; some are the same for everybody, under the same command id."""
-    agent = (*sorted(AGENTS), "slow", "slow")[b % (len(AGENTS) + 2)]
+    agent = (*sorted(AGENTS), "slow", "slow", "asks")[b % (len(AGENTS) + 3)]
     if a % 4 == 3:
         return "chat", {"content": "secret hello", "agent": "echo", "id": f"same-{b % 3}", "thread_id": "t-a"}
     fields: dict[str, Any] = {
@@ -93,7 +93,10 @@ def typing(user: User, victim: User, a: int, b: int) -> Saying:
 
 
 def answer(user: User, victim: User, a: int, b: int) -> Saying:
-    return "input_response", {"input_id": f"input-{b % 3}", "status": "resolved", "value": user.mark}
+    whose = (user, user, victim)[a % 3]
+    input_id = whose.inputs[-1 - b % len(whose.inputs)] if whose.inputs else f"input-{b % 3}"
+    status = ("resolved", "resolved", "resolved", "cancelled")[b % 4]
+    return "input_response", {"input_id": input_id, "status": status, "value": f"secret {user.mark}"}
 
 
 def connect_job(user: User, victim: User, a: int, b: int) -> Saying:
@@ -137,5 +140,5 @@ def odd(user: User, victim: User, a: int, b: int) -> Saying:
 SAYINGS: tuple[Callable[[User, User, int, int], Saying], ...] = (
     chat, start, stop, create, list_threads, history, rename, delete, switch, typing,
     answer, connect_job, publish, leave_job, resume, refresh, kick, odd,
-    chat, start, stop, stop, stop, history, history, typing,
+    chat, start, stop, stop, stop, history, history, typing, answer, answer,
 )  # fmt: skip

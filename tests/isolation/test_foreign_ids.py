@@ -24,7 +24,7 @@ READS = (
 )  # fmt: skip
 #: What differs between two answers to the same question.
 TIMES = re.compile(rb'"(?:timestamp|created_at|updated_at|server_time)":[0-9.e+]+')
-MADE = re.compile(rb"\b(?:run|msg|thread|call|conn)_[0-9a-f]{8,}|\"event_id\":\"[0-9a-f.]+\"")
+MADE = re.compile(rb"\b(?:run|msg|thread|call|conn|input)_[0-9a-f]{8,}|\"event_id\":\"[0-9a-f.]+\"")
 
 
 class Counting(FaultyStore):
@@ -214,6 +214,37 @@ async def test_what_bob_makes_under_adas_ids_is_bobs(autojump_clock: MockClock) 
         assert (await ada.ask("get_thread_history", thread_id="theirs-1"))["messages"] == before
         assert [each["title"] for each in (await ada.ask("list_threads"))["threads"]] == ["of ada"]
         assert (await ada.ask("stop_agent", run_id="theirs-2"))["status"] == "cancelled"
+
+
+@pytest.mark.parametrize("answered", [False, True])
+async def test_foreign_questions_are_like_missing_ones(autojump_clock: MockClock, answered: bool) -> None:
+    """Another's question, open or over, is answered like none: same bytes, same reads; its owner's is untouched."""
+
+    async def asks(run: Run) -> str:
+        return str(await run.ask("sure?"))
+
+    store = Counting()
+    async with (
+        open_test_server({"asks": asks}, store=store) as server,
+        server.connect_raw("ada") as ada,
+        server.connect_raw("bob") as bob,
+    ):
+        await ada.ask("chat", content="x", agent="asks")
+        theirs = (await ada.until("input_required"))[-1]["input_id"]
+        if answered:
+            assert (await ada.ask("input_response", input_id=theirs, status="resolved", value="a"))["type"] == "ack"
+        stage = Stage(server, store, ada, bob)
+        for status, value in (("resolved", "x"), ("resolved", None), ("cancelled", None)):
+            results = []
+            for input_id in (theirs, "input_" + "0" * 32):
+                question = {"type": "input_response", "input_id": input_id, "status": status, "value": value}
+                question["id"] = f"{input_id}-{status}-{value}"
+                heard, asked = await stage.heard(question)
+                results.append((plain(heard, {"INPUT": input_id}), asked))
+            assert results[0] == results[1]
+            assert b"NOT_FOUND" in results[0][0]
+        if not answered:
+            assert (await ada.ask("input_response", input_id=theirs, status="resolved", value="a"))["type"] == "ack"
 
 
 async def test_only_ones_own_use_of_an_id_is_a_conflict(autojump_clock: MockClock) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple
 
@@ -16,14 +16,16 @@ from netra_ws.history.stores.contract import MessageRow
 from netra_ws.identity import Identity
 from netra_ws.protocol.commands import Attachment
 
+from ..inputs import EXPIRES_IN
 from ..speech import cut
-from .blocks import AsyncioToolCall, Block, BlockCancelled, verdict_on
+from .blocks import Block, BlockCancelled, variables_of, verdict_on
 from .crossing import Crossing
 
 if TYPE_CHECKING:
     from ..agent import Agent
     from ..request import RunPolicy
     from ..run import Run
+    from ..tools import Tool, ToolCall
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -56,6 +58,29 @@ class AsyncioRunThread:
         """
         value: T = await self._crossing.call(lambda: self._run.thread(fn, *args), apart=True)
         return value
+
+
+@attrs.define(eq=False)
+class AsyncioToolCall:
+    """What a bridged agent holds between ``tool_executing`` and ``tool_completed``.
+
+    Attributes:
+        tool_call_id: The id of both events.
+        name: The tool's.
+        run: Whose call it is.
+        results: Any JSON value; told when the block is left.
+    """
+
+    tool_call_id: str = attrs.field(on_setattr=attrs.setters.frozen)
+    name: str = attrs.field(on_setattr=attrs.setters.frozen)
+    run: AsyncioRun = attrs.field(repr=False)
+    _call: ToolCall
+    _crossing: Crossing
+    results: Any = None
+
+    async def progress(self, progress: float | None, message: str | None = None) -> None:
+        """Tell how far the tool is, 0 to 1; not stored."""
+        await self._crossing.call(lambda: self._call.progress(progress, message))
 
 
 @attrs.define(eq=False, repr=False)
@@ -198,44 +223,83 @@ class AsyncioRun:
             await self._leave(block, None, BlockCancelled())
             raise
         assert block.call is not None
-        call = AsyncioToolCall(block.call.tool_call_id, name, block.call, self._crossing)
+        call = AsyncioToolCall(block.call.tool_call_id, name, self, block.call, self._crossing)
         try:
-            async with asyncio.timeout(timeout_s) as clock:
-                yield call
+            with variables_of(block.context):
+                # Trio's side has the clock, which stands still while the call waits for a person.
+                async with asyncio.timeout(None) as clock:
+                    block.interrupt = partial(self._crossing.loop.to_asyncio.send, partial(_end, clock))
+                    yield call
         except BaseException as exc:
-            late = isinstance(exc, TimeoutError) and clock.expired()
-            await self._leave(block, None, verdict_on(exc, late=late))
-            if late:
-                raise TimeoutError(f"{name} took longer than {timeout_s} s") from None
+            await self._leave(block, None, verdict_on(exc))
             raise
         await self._leave(block, call.results, None)
 
     async def _leave(self, block: Block, results: Any, verdict: Exception | None) -> None:
-        if block.call is not None:
+        if block.call is None:
+            return
+        try:
             await self._crossing.close(lambda: block.leave(results, verdict))
+        except trio.TooSlowError:
+            raise TimeoutError(f"{block.name} took longer than {block.timeout_s} s") from None
+        finally:
             self._crossing.at_end.remove(block.drop)
 
-    async def use(self, tool: Callable[..., Any], /, **parameters: Any) -> Any:
-        """Call a declared tool and return its results.
+    async def use(self, tool: Tool, /, *values: Any, **parameters: Any) -> Any:
+        """Carry a declared tool out and return what it returns; ``await tool(run, …)`` is the same.
 
-        The tool itself runs on Trio, with everything that its declaration says of it.
+        The tool itself works on Trio, with everything that its declaration says of it.
 
         *Cancellation:* the tool is cancelled and waited for.
+
+        Raises:
+            InvalidParameters, ToolDenied: As calling the tool; and whatever it raises itself.
+            TimeoutError: It took longer than its ``timeout_s``.
         """
-        return await self._crossing.call(lambda: tool(self._run, **parameters), apart=True)
+        try:
+            return await self._crossing.call(lambda: tool(self._run, *values, **parameters), apart=True)
+        except trio.TooSlowError as exc:
+            raise TimeoutError(str(exc)) from exc
 
-    async def ask(self, prompt: str, **options: Any) -> Any:
-        """Ask the user and return the answer; options as ``Run.ask`` has them."""
-        return await self._crossing.call(lambda: self._run.ask(prompt, **options), apart=True)  # type: ignore[attr-defined]
+    async def ask(
+        self,
+        prompt: str,
+        *,
+        choices: Sequence[str] | None = None,
+        schema: type | Mapping[str, Any] | None = None,
+        expires_in: float = EXPIRES_IN,
+    ) -> Any:
+        """Ask the user, and wait for the answer; see ``Run.ask``.
 
-    async def delegate(self, agent: str | Agent, text: str, **options: Any) -> Any:
-        """Have another agent work on *text* and return its final response; options as ``Run.delegate`` has them."""
-        return await self._crossing.call(lambda: self._run.delegate(agent, text, **options), apart=True)  # type: ignore[attr-defined]
+        *Cancellation:* the question is closed as cancelled.
+        """
+        ask = partial(self._run.ask, prompt, choices=choices, schema=schema, expires_in=expires_in)
+        return await self._crossing.call(ask, apart=True)
+
+    async def delegate(
+        self,
+        agent: str | Agent,
+        text: str,
+        *,
+        context: Mapping[str, Any] | None = None,
+        timeout_s: float | None = None,
+    ) -> Any:
+        """Have another agent, bridged or not, do a part of the work, and return its response; see ``Run.delegate``.
+
+        *Cancellation:* the sub-run is cancelled and waited for.
+        """
+        delegate = partial(self._run.delegate, agent, text, context=context, timeout_s=timeout_s)
+        return await self._crossing.call(delegate, apart=True)
 
     async def search_history(self, query: str, limit: int = 10) -> list[MessageRow]:
         """Return the user's own messages, of all threads, that contain every word of *query*."""
         rows: list[MessageRow] = await self._crossing.call(lambda: self._run.search_history(query, limit), apart=True)
         return rows
+
+
+def _end(clock: asyncio.Timeout) -> None:
+    with suppress(RuntimeError):  # it is over already
+        clock.reschedule(0)
 
 
 def _awaited(fn: Callable[[], T]) -> Callable[[], Any]:

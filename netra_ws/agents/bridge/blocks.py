@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+import contextlib
+import contextvars
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import attrs
 import trio
 
 from ..failures import find_agent_error, leaves
-from .crossing import Crossing
 
 if TYPE_CHECKING:
     from ..run import Run
@@ -31,6 +32,8 @@ class Block:
 
     Attributes:
         call: Trio's side of it, once it is open.
+        context: The variables of that side, once it is open.
+        interrupt: Ends the block because its time is over; called on Trio's side, which has the clock.
     """
 
     run: Run
@@ -38,6 +41,8 @@ class Block:
     parameters: Mapping[str, Any]
     timeout_s: float | None
     call: ToolCall | None = None
+    context: contextvars.Context = attrs.field(factory=contextvars.Context)
+    interrupt: Callable[[], None] = lambda: None
     _results: Any = None
     _verdict: Exception | None = attrs.field(factory=BlockCancelled)
     _error: Exception | None = None
@@ -48,12 +53,11 @@ class Block:
         """Open the tool, call *opened*, and keep it open until the block is left."""
         try:
             with trio.CancelScope() as dropped:
-                async with self.run.tool(self.name, self.parameters, timeout_s=self.timeout_s) as self.call:
+                async with self.run.tool(self.name, self.parameters, timeout_s=self.timeout_s) as call:
+                    self.call, self.context = call, contextvars.copy_context()
                     opened()
-                    # Shielded, also from the tool's own timeout: the asyncio side sees to both.
-                    with trio.CancelScope(shield=True):
-                        await self._left.wait()
-                    self.call.results = self._results
+                    await self._until_left(call)
+                    call.results = self._results
                     if isinstance(self._verdict, BlockCancelled):
                         dropped.cancel()
                         await trio.lowlevel.checkpoint()
@@ -66,11 +70,22 @@ class Block:
         finally:
             self._closed.set()
 
+    async def _until_left(self, call: ToolCall) -> None:
+        try:
+            await self._left.wait()
+        finally:
+            if call.scope.cancel_called:
+                self.interrupt()
+            # The asyncio side is cancelled then, and waited for: its code is in the block until it leaves.
+            with trio.CancelScope(shield=True):
+                await self._left.wait()
+
     async def leave(self, results: Any, verdict: Exception | None) -> None:
         """Close the tool, and wait until that is told.
 
         Raises:
             EventTooLarge: The results are.
+            TooSlowError: The time was over before.
         """
         self._results, self._verdict = results, verdict
         trace = None if verdict is None else verdict.__traceback__
@@ -86,31 +101,23 @@ class Block:
         self._left.set()
 
 
-@attrs.define(eq=False)
-class AsyncioToolCall:
-    """What a bridged agent holds between ``tool_executing`` and ``tool_completed``.
-
-    Attributes:
-        tool_call_id: The id of both events.
-        name: The tool's.
-        results: Any JSON value; told when the block is left.
-    """
-
-    tool_call_id: str = attrs.field(on_setattr=attrs.setters.frozen)
-    name: str = attrs.field(on_setattr=attrs.setters.frozen)
-    _call: ToolCall
-    _crossing: Crossing
-    results: Any = None
-
-    async def progress(self, progress: float | None, message: str | None = None) -> None:
-        """Tell how far the tool is, 0 to 1; not stored."""
-        await self._crossing.call(lambda: self._call.progress(progress, message))
-
-
-def verdict_on(exc: BaseException, *, late: bool) -> Exception:
-    """Return what Trio's side raises in the tool for what has left the block; *late* is the tool's own timeout."""
-    if late:
-        return trio.TooSlowError()
+def verdict_on(exc: BaseException) -> Exception:
+    """Return what Trio's side raises in the tool for what has left the block."""
     if isinstance(exc, GeneratorExit) or any(isinstance(each, asyncio.CancelledError) for each in leaves(exc)):
         return BlockCancelled()
     return find_agent_error(exc) or BlockFailed()
+
+
+@contextlib.contextmanager
+def variables_of(context: contextvars.Context) -> Iterator[None]:
+    """Have the variables of *context* here, such as the current call and a tracer's current span."""
+    missing = object()
+    tokens = [
+        (variable, variable.set(value)) for variable, value in context.items() if variable.get(missing) is not value
+    ]
+    try:
+        yield
+    finally:
+        for variable, token in reversed(tokens):
+            with contextlib.suppress(ValueError):  # a dropped generator is ended elsewhere
+                variable.reset(token)

@@ -33,7 +33,7 @@ T = TypeVar("T")
 
 
 class _Threads(ThreadPoolExecutor):
-    """The loop's executor: ``asyncio.to_thread`` works in the threads that ``run.thread`` has, under the same bounds."""
+    """The loop's executor: ``asyncio.to_thread`` works in the threads of ``run.thread``, under the same bounds."""
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         owner = find_owner()
