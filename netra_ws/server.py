@@ -20,6 +20,7 @@ import trio
 
 from netra_ws.access import Admission, Revocations
 from netra_ws.agents.agent import Agent
+from netra_ws.agents.asyncio_thread import JOIN_S
 from netra_ws.agents.processes import end_lost
 from netra_ws.agents.tracing import load as load_tracing
 from netra_ws.agents.watchdog import Watchdog
@@ -236,7 +237,7 @@ def longest_end_s(settings: Settings) -> float:
     """Return the seconds after which a server that was asked to end must have ended; a sum of bounds."""
     timing = settings.timing
     runs_s = timing.drain_s + 2 * (timing.finalise_s + 1.0)
-    return runs_s + FLUSH_S + 3 * SHUT_S + LAST_FLUSH_S
+    return runs_s + FLUSH_S + 3 * SHUT_S + LAST_FLUSH_S + JOIN_S
 
 
 async def serve(

@@ -21,6 +21,9 @@ logger = logging.getLogger(__name__)
 
 #: Seconds that the thread has to end with its server. Runs have ended by then, so what is left belongs to nobody.
 JOIN_S = 5.0
+#: Orders, and characters of text, of one run that wait for Trio's side before whoever speaks has to wait.
+MAX_ORDERS = 64
+MAX_CHARS = 64 * 1024
 
 
 @attrs.define(eq=False)

@@ -222,6 +222,9 @@ class AsyncioRun:
         except asyncio.CancelledError:
             await self._leave(block, None, BlockCancelled())
             raise
+        except BaseException:
+            self._crossing.at_end.remove(block.drop)
+            raise
         assert block.call is not None
         call = AsyncioToolCall(block.call.tool_call_id, name, self, block.call, self._crossing)
         try:

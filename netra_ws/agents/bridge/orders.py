@@ -15,14 +15,11 @@ import trio
 
 from netra_ws.errors import RunClosed
 
+from ..asyncio_thread import MAX_CHARS, MAX_ORDERS
 from .post import Post
 
 if TYPE_CHECKING:
     from .loop import Loop
-
-#: Orders, and characters of text, that wait for the Trio side before whoever speaks has to wait.
-MAX_ORDERS = 64
-MAX_CHARS = 64 * 1024
 
 
 @attrs.define(eq=False)
