@@ -7,6 +7,7 @@ import json
 import re
 import secrets
 import select
+import shutil
 import subprocess
 import sys
 import time
@@ -148,6 +149,66 @@ def test_third_party_client(tmp_path: Path, server: Running) -> None:
     assert after[0] == before[-1] + 1
     assert after == sorted(set(after))
     assert lines[-1] == "success: 17% of 2,340 = 397.8"
+
+
+def test_tools_agent(tmp_path: Path) -> None:
+    """Declared tools are called at the same time, with progress, pairs and a permission that the user has not."""
+    lines = run(tmp_path, "tools_agent.py", "two espressos and a tea").splitlines()
+    schema = json.loads(lines[0])
+    assert schema["properties"]["order"]["properties"]["drink"]["enum"] == ["espresso", "tea"]
+    events = [(word, json.loads(rest)) for word, _, rest in (line.partition(" ") for line in lines[1:])]
+    done = {fields["tool_name"]: fields for word, fields in events if word == "tool_completed"}
+    assert done["read_orders"]["results"] == [{"drink": "espresso", "count": 2}, {"drink": "tea", "count": 1}]
+    brewed = [
+        fields["results"] for word, fields in events if word == "tool_completed" and fields["tool_name"] == "brew"
+    ]
+    assert sorted(brewed) == ["1 × tea", "2 × espresso"]
+    assert sum(word == "tool_progress" for word, _ in events) == 3
+    assert done["open_till"]["status"] == "denied"
+    assert events[-2][1]["content"] == "That is 7.80, please."
+
+
+def test_approval_agent(tmp_path: Path) -> None:
+    """The questions wait for a client that comes later; its answers are read as what they are."""
+    lines = run(tmp_path, "approval_agent.py", "our new opening hours").splitlines()
+    assert lines == [
+        "asked: How shall it be published? (a form)",
+        "asked: Send “New opening hours” to the newsletter? ['yes', 'no']",
+        "success: Here is a draft: News about our new opening hours. Done: sent 51 characters to the newsletter.",
+    ]
+
+
+def test_an_agent_as_a_package(tmp_path: Path) -> None:
+    """An agent that is installed as a package is known to a server by its entry point, without a word elsewhere."""
+    package = tmp_path / "agent_package"
+    shutil.copytree(EXAMPLES / "agent_package", package)
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    subprocess.run(
+        [*pip, "--no-deps", "--no-build-isolation", "--target", str(tmp_path / "site"), str(package)],
+        cwd=tmp_path,
+        capture_output=True,
+        timeout=PATIENCE_S,
+        check=True,
+    )
+    program = (
+        "import trio, netra_ws\n"
+        "async def main():\n"
+        "    settings = netra_ws.Settings.make({'server.port': 0, 'store.url': 'memory:'})\n"
+        "    async with netra_ws.open_server(settings) as server:\n"
+        "        async with server.context_for(netra_ws.Identity('alice')) as context:\n"
+        "            print((await (await context.start('Oslo', agent='weather')).result()).final_response)\n"
+        "trio.run(main)\n"
+    )
+    outcome = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=tmp_path,
+        env=environment(tmp_path, {"PYTHONPATH": str(tmp_path / "site")}),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
+    )
+    assert re.fullmatch(r"Oslo: \w+, -?\d+ °C\.\n", outcome.stdout), outcome.stderr
 
 
 def test_tests_of_an_agent(tmp_path: Path) -> None:

@@ -154,6 +154,7 @@ def _invoker(function: Function, given: Mapping[str, Any]) -> Callable[[ToolCall
         own = {name: call if type_ is ToolCall else call.run for name, type_ in given.items()}
         if inspect.iscoroutinefunction(called):
             return await function(**keywords, **own)
-        return await call.run.thread(lambda: function(**keywords, **own))
+        value = await call.run.thread(lambda: function(**keywords, **own))
+        return await value if inspect.isawaitable(value) else value  # a function around an async one
 
     return invoke

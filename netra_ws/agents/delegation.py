@@ -11,11 +11,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from netra_ws.errors import AgentError, ClientError, DelegateFailed
+from netra_ws.errors import AgentError, ClientError, DelegateFailed, QuotaExceeded
 
 from .agent import Agent, check_agent
 from .execution import execute
-from .request import RunRequest, new_id
+from .request import MAX_NAME, RunRequest, new_id
 from .run import Run
 from .tools import CURRENT_CALL
 
@@ -30,6 +30,8 @@ async def delegate(
     run: Run, agent: str | Agent, text: str, context: Mapping[str, Any] | None, timeout_s: float | None
 ) -> Any:
     """Run *agent* as a sub-run and return its final response (see ``Run.delegate``); the caller has checked *run*."""
+    if timeout_s is not None and not (isinstance(timeout_s, int | float) and timeout_s > 0):
+        raise ValueError("timeout_s: expected seconds above 0")
     name, function = _resolve(run, agent)
     _check_bounds(run)
     call = CURRENT_CALL.get()
@@ -61,12 +63,15 @@ def _resolve(run: Run, agent: str | Agent) -> tuple[str, Agent]:
             return run.host.agent_named(agent)
         except ClientError as exc:
             raise AgentError(f"{exc.text}: {agent[:100]}", code=exc.code) from None
-    name = getattr(agent, "__name__", type(agent).__name__)
+    name = str(getattr(agent, "__name__", type(agent).__name__))[:MAX_NAME].encode(errors="replace").decode()
     return name, check_agent(name, agent)
 
 
 def _check_bounds(run: Run) -> None:
     family = run.family
+    if family.events >= run.policy.max_events:
+        run.cancel("quota")
+        raise QuotaExceeded(f"more than {run.policy.max_events} events in one run")
     if len(run.line()) > MAX_DEPTH:
         raise AgentError(f"sub-runs may be {MAX_DEPTH} levels deep", code="QUOTA_EXCEEDED")
     if family.open >= MAX_OPEN:

@@ -483,7 +483,7 @@ class Run:
             trigger=self.request.trigger,
             parent_tool_call_id=self.request.parent_tool_call_id,
         )
-        self.started_seq = self.tell(started).seq
+        self.started_seq = self.append(started).seq
 
     def cancel(self, by: CancelledBy) -> None:
         """Ask the run to end; the first who asks is named in ``agent_completed``. Returns at once.

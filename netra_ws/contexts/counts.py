@@ -20,11 +20,11 @@ class RunCounts:
     first_event: Histogram = attrs.field(factory=Histogram)
     cancel: Histogram = attrs.field(factory=Histogram)
 
-    def add(self, run: Run) -> None:
-        """Count a run that has ended."""
+    def add(self, run: Run, agent: str) -> None:
+        """Count a run that has ended, under the name of its *agent*."""
         now = trio.current_time()
-        self.ended[(run.agent_name, run.status, run.cancelled_by or "")] += 1
-        self.seconds.setdefault(run.agent_name, Histogram()).observe(now - run.started_at)
+        self.ended[(agent, run.status, run.cancelled_by or "")] += 1
+        self.seconds.setdefault(agent, Histogram()).observe(now - run.started_at)
         if run.first_word_at is not None and run.events > 2:  # else its end was all it said
             self.first_event.observe(run.first_word_at - run.started_at)
         if run.cancelled_at is not None:

@@ -52,6 +52,9 @@ KICK_S = 1.0
 #: Users with something alive, as a multiple of ``limits.max_connections``.
 USERS_PER_SEAT = 2
 
+#: Under what runs of agents are counted that have no name of the server's.
+OTHER_AGENTS = "(other)"
+
 Serve = Callable[[UserContext], Awaitable[bool]]
 
 
@@ -230,7 +233,8 @@ class Registry:
 
     def run_ended(self, run: Run) -> None:
         """Count a run that has ended."""
-        self.runs.add(run)
+        # A sub-run may be of a function that nobody has registered; such names would have no bound.
+        self.runs.add(run, run.agent_name if run.agent_name in self.policy.agents else OTHER_AGENTS)
 
     def leaving(self, user_id: str) -> list[Run]:
         """Return the runs of contexts of this user that are being closed."""

@@ -391,6 +391,50 @@ async def test_events_of_a_family() -> None:
     assert last.events < 100
 
 
+async def test_a_quota_that_is_used_up_begins_no_sub_run() -> None:
+    """A family that has said all that it may begins nothing more, and nothing is left half begun."""
+
+    async def nothing(run: Run) -> None: ...
+
+    async def parent(run: Run) -> None:
+        while True:
+            await run.delegate(nothing, "x")
+
+    heard, last = await family(parent, **{"limits.max_events_per_run": 10})
+    assert last.cancelled_by == "quota"
+    assert len(check_family(heard)) == 6
+
+
+@pytest.mark.parametrize("timeout_s", [0, -1, float("nan"), "1"])
+async def test_a_timeout_that_is_none(timeout_s: Any) -> None:
+    """A timeout that is no time is the agent's mistake; no sub-run begins."""
+
+    async def parent(run: Run) -> str:
+        with pytest.raises(ValueError, match="timeout_s"):
+            await run.delegate("works", "x", timeout_s=timeout_s)
+        return "told"
+
+    heard, last = await family(parent)
+    assert (last.final_response, len(check_family(heard))) == ("told", 1)
+
+
+async def test_names_of_functions_are_no_labels() -> None:
+    """Sub-runs of functions that nobody has registered are counted together, whatever they are called."""
+
+    async def parent(run: Run) -> None:
+        for number in range(5):
+
+            async def work(run: Run) -> None: ...
+
+            work.__name__ = f"work \ud800 {number}" + "x" * 300
+            await run.delegate(work, "x")
+
+    async with open_session({"parent": parent}) as (server, session):
+        assert (await (await session.start("x", agent="parent")).result()).status == "success"
+        counted = server.registry.runs.ended
+        assert counted == {("parent", "success", ""): 1, ("(other)", "success", ""): 5}
+
+
 # Together with the rest.
 
 
