@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import gc
 import logging
 import random
@@ -535,6 +536,7 @@ async def test_what_a_function_leaves_behind_ends_with_its_run() -> None:
             await background("outer")
 
         kept.append(asyncio.create_task(nest()))
+        kept.append(asyncio.create_task(background("without variables"), context=contextvars.Context()))
         await asyncio.sleep(0.01)
         asyncio.get_running_loop().call_later(0.01, lambda: kept.append(asyncio.ensure_future(background("late"))))
         return "done"
@@ -544,7 +546,7 @@ async def test_what_a_function_leaves_behind_ends_with_its_run() -> None:
         run = await session.start("x", agent="agent")
         events = [heard async for heard in run]
         assert check_run(events).final_response == "done"
-        assert {"held", "dropped", "inner", "outer"} <= set(log)
+        assert {"held", "dropped", "inner", "outer", "without variables"} <= set(log)
         assert [e.message.status for e in events if isinstance(e.message, ToolCompleted)] == ["cancelled"]
         assert tasks_of(server) == 0
 
