@@ -420,7 +420,7 @@ CONTAINERS: tuple[Container, ...] = (
         where=(
             "agents/speech.py Speech._pieces",
             "agents/speech.py Speech._thought",
-            "agents/bridge/asyncio_run.py _Message._pieces",
+            "agents/bridge/message.py Message._pieces",
         ),
         per="run",
         bound=lambda s: s.registry.policy.run.max_response_bytes,

@@ -17,13 +17,12 @@ from netra_ws.identity import Identity
 from netra_ws.protocol.commands import Attachment
 
 from ..inputs import EXPIRES_IN
-from ..speech import cut
 from .blocks import Block, BlockCancelled, variables_of, verdict_on
 from .crossing import Crossing
+from .message import Message
 
 if TYPE_CHECKING:
     from ..agent import Agent
-    from ..request import RunPolicy
     from ..run import Run
     from ..tools import Tool, ToolCall
 
@@ -98,7 +97,7 @@ class AsyncioRun:
     _run: Run
     _crossing: Crossing
     thread: AsyncioRunThread = attrs.field(init=False)
-    _message: _Message = attrs.field(init=False)
+    _message: Message = attrs.field(init=False)
     _burst: int = 0
     _slice_ends: float = 0.0
     #: From Trio's clock to that of the loop.
@@ -106,7 +105,7 @@ class AsyncioRun:
 
     def __attrs_post_init__(self) -> None:
         self.thread = AsyncioRunThread(self._run, self._crossing)
-        self._message = _Message(self._run.policy)
+        self._message = Message(self._run.policy)
 
     def __repr__(self) -> str:
         return f"<Asyncio{repr(self._run)[1:]}"
@@ -310,29 +309,3 @@ def _awaited(fn: Callable[[], T]) -> Callable[[], Any]:
         return fn()
 
     return work
-
-
-@attrs.define
-class _Message:
-    """What was said since the last message ended, by the rules of ``Speech``, before Trio's side has said it."""
-
-    _policy: RunPolicy
-    _pieces: list[str] = attrs.field(factory=list)
-    _bytes: int = 0
-
-    def add(self, piece: str) -> None:
-        for part in cut(piece, self._policy.max_event_bytes):
-            size = len(part.encode())
-            if self._bytes + size > self._policy.max_response_bytes:
-                self.clear()
-            self._pieces.append(part)
-            self._bytes += size
-
-    def clear(self) -> None:
-        self._pieces.clear()
-        self._bytes = 0
-
-    @property
-    def text(self) -> str:
-        self._pieces[:] = ["".join(self._pieces)]
-        return self._pieces[0]
