@@ -1,8 +1,8 @@
 """The command line: ``serve``, ``token``, ``chat`` and ``check-config``.
 
 Exit status: 0 after success and a clean drain, 1 when something failed (one clear line on standard
-error says what), 2 on bad usage; ``chat`` adds 3 for no connection. Heavy modules are imported by
-the command that needs them.
+error says what), 2 on bad usage; ``chat`` adds 3 for no connection and 4 for a question of an agent
+that nobody can answer here. Heavy modules are imported by the command that needs them.
 """
 
 from __future__ import annotations
@@ -122,6 +122,11 @@ def _make_parser(words: Sequence[str] = ()) -> argparse.ArgumentParser:
     chat.add_argument("--thread", metavar="ID", help="the conversation to go on with")
     chat.add_argument("--agent", metavar="NAME", help="who shall answer")
     chat.add_argument("--json", action="store_true", help="print one event per line as JSON")
+    chat.epilog = (
+        "What an agent asks is asked at the terminal; Ctrl-D declines, Ctrl-C stops the run, a second one leaves. "
+        "Without a terminal a question ends the run, and the chat with status 4; with --json it is printed, "
+        "and the run waits until it is answered over another connection or expires."
+    )
     check = command("check-config", _check_command, "Print every setting, its source, and what stops production.")
     _add_environment(check)
     return parser

@@ -37,6 +37,7 @@ from trio_websocket import ConnectionClosed, ConnectionRejected, WebSocketConnec
 from wsproto.utilities import LocalProtocolError, RemoteProtocolError
 
 from netra_ws.errors import CommandFailed, Rejected, SessionError
+from netra_ws.pending import PendingInput
 from netra_ws.protocol import commands as say
 from netra_ws.protocol.codec import Heard, read_server
 from netra_ws.protocol.replies import (
@@ -265,6 +266,14 @@ class Session:
         return self._book.welcome
 
     @property
+    def pending_inputs(self) -> tuple[PendingInput, ...]:
+        """What agents of this user have asked and nobody has answered yet, oldest first, in whatever thread.
+
+        Known from the welcome of each connection and kept up to date by events; at most ``pending.MAX_INPUTS``.
+        """
+        return tuple(self._book.inputs)
+
+    @property
     def error(self) -> SessionError | None:
         """What the session ended with, or None."""
         return self._book.error
@@ -327,10 +336,24 @@ class Session:
         ack = (await self._ask(say.StopAgent(run_id=Id(run_id), mode=mode, reason=reason), Ack))[1]
         return ack.status or ""
 
-    async def answer(self, input_id: str, value: Any, *, cancel: bool = False) -> None:
-        """Answer an ``input_required``; *cancel* declines it."""
-        status: Any = "cancelled" if cancel else "resolved"
-        await self._ask(say.InputResponse(input_id=Id(input_id), status=status, value=value), Ack)
+    async def answer(self, input_id: str, value: Any) -> None:
+        """Answer an ``input_required`` with what it asks for: one of its choices, a value of its schema, or a text.
+
+        Raises:
+            AlreadyAnswered: Somebody was first, or it has expired.
+            UnknownInput: There is no such input.
+            UnfitAnswer: It does not fit; ``fields`` names what, and the input still waits.
+        """
+        await self._ask(say.InputResponse(input_id=Id(input_id), status="resolved", value=value), Ack)
+
+    async def decline(self, input_id: str) -> None:
+        """Leave an ``input_required`` unanswered, for good; the agent is told so.
+
+        Raises:
+            AlreadyAnswered: Somebody was first, or it has expired.
+            UnknownInput: There is no such input.
+        """
+        await self._ask(say.InputResponse(input_id=Id(input_id), status="cancelled"), Ack)
 
     async def history(self, thread_id: str, *, limit: int = 100, before: str | None = None) -> ThreadHistory:
         """Return a page of a thread, oldest message first; its ``next`` is the *before* of the page before it."""

@@ -24,6 +24,9 @@
         ├── Rejected         the server said no for good: do not reconnect
         ├── ConnectionLost   no connection could be made in the allowed time
         └── CommandFailed    the server answered a command with an error
+            ├── AlreadyAnswered  an input has its answer: from another connection, or by its expiry
+            ├── UnknownInput     no such input waits for this user
+            └── UnfitAnswer      the value is not what was asked for; the input still waits
 """
 
 from __future__ import annotations
@@ -257,3 +260,21 @@ class CommandFailed(SessionError):
         self.text = text
         self.retryable = retryable
         self.details = dict(details) if details else None
+
+
+class AlreadyAnswered(CommandFailed):
+    """An input was answered, declined or had expired before this answer came; it counts no more."""
+
+
+class UnknownInput(CommandFailed):
+    """This user has no such input: the id is wrong, or the input is long over."""
+
+
+class UnfitAnswer(CommandFailed):
+    """The value is not what the input's choices or schema ask for; another one may be given."""
+
+    @property
+    def fields(self) -> Mapping[str, str]:
+        """JSON path → what is wrong there; ``$.value`` is the whole value."""
+        fields = (self.details or {}).get("fields")
+        return {str(path): str(text) for path, text in fields.items()} if isinstance(fields, Mapping) else {}

@@ -16,10 +16,19 @@ from typing import Any, Literal, Self, cast
 import attrs
 import trio
 
-from netra_ws.errors import CommandFailed, ConnectionLost, Rejected, SessionError
+from netra_ws.errors import (
+    AlreadyAnswered,
+    CommandFailed,
+    ConnectionLost,
+    Rejected,
+    SessionError,
+    UnfitAnswer,
+    UnknownInput,
+)
+from netra_ws.pending import PendingInputs
 from netra_ws.protocol.closing import CloseCode, may_reconnect
 from netra_ws.protocol.codec import Heard, encode_command
-from netra_ws.protocol.commands import Command, Resume, Start
+from netra_ws.protocol.commands import Command, InputResponse, Resume, Start
 from netra_ws.protocol.events import AgentCompleted, AgentMessage, AgentThinking, MessageReceived, RunEvent
 from netra_ws.protocol.events import ThreadDeleted as ThreadDeletedEvent
 from netra_ws.protocol.replies import (
@@ -35,6 +44,12 @@ from netra_ws.protocol.values import CommandId
 
 #: Events that wait for one reader; beyond it the queue's policy decides.
 QUEUE_LIMIT = 4096
+#: What an answer to an input may be refused with; other codes say nothing about the input.
+_REFUSED_ANSWERS: Mapping[str, type[CommandFailed]] = {
+    "ALREADY_ANSWERED": AlreadyAnswered,
+    "NOT_FOUND": UnknownInput,
+    "INVALID_MESSAGE": UnfitAnswer,
+}
 #: HTTP refusals of the range 400 to 499 that are worth another try.
 _LATER = frozenset({408, 425, 429})
 
@@ -202,7 +217,9 @@ class Run:
     """One run of an agent as its starter sees it.
 
     ``async for event in run`` gives each of its events once, from its ``user_message`` to its
-    ``agent_completed``; a ``stream_reset`` among them says that some could not be kept.
+    ``agent_completed``; a ``stream_reset`` among them says that some could not be kept. Events of its
+    sub-runs, and of theirs, are among them: ``run_id`` tells whose an event is, ``parent_run_id`` who
+    started that run. The end of a sub-run ends nothing here.
 
     Attributes:
         message_id: Id of the text that was sent.
@@ -243,10 +260,10 @@ class Run:
         return await self._stop(self.run_id)
 
     def take(self, heard: Heard) -> None:
-        """Hand in one event of this run (for the session)."""
+        """Hand in one event of this run or of its sub-runs (for the session)."""
         self.seen = True
         self._events.push(heard)
-        if heard.type == AgentCompleted.type:
+        if heard.type == AgentCompleted.type and heard.fields.get("run_id") == self.run_id:
             if isinstance(heard.message, AgentCompleted):
                 self._completed = heard.message
             self._events.end()
@@ -294,6 +311,7 @@ class Conversation:
         position: Of the last event heard; None before the first welcome.
         thread_id: Where a message without a thread goes; None: the next one opens a thread.
         welcome: The newest ``connection_established``.
+        inputs: What waits for an answer of the user.
         reconnect_after_s: How long a draining server wants to be left alone.
         closed: Whether nothing more can be said; *error* tells why, None when its user left.
     """
@@ -307,7 +325,9 @@ class Conversation:
     closed: bool = False
     error: SessionError | None = None
     pending: dict[str, Pending] = attrs.field(factory=dict)
+    inputs: PendingInputs = attrs.field(factory=PendingInputs)
     _runs: dict[str, list[Run]] = attrs.field(factory=dict)
+    _roots: dict[str, str] = attrs.field(factory=dict)  # running sub-run → the run of ours that it is a part of
     _queues: weakref.WeakSet[EventQueue] = attrs.field(factory=weakref.WeakSet)
     _replaying: bool = False
     _prefix: str = attrs.field(factory=lambda: secrets.token_hex(12))
@@ -363,6 +383,7 @@ class Conversation:
     def welcomed(self, welcome: ConnectionEstablished, *, resuming: bool) -> list[Pending]:
         """Take a server's first frame; return the commands to send again."""
         self.welcome = welcome
+        self.inputs.welcomed(welcome.pending_inputs)
         self.reconnect_after_s = 0.0
         self._replaying = resuming
         if self.position is None:
@@ -390,8 +411,13 @@ class Conversation:
         if pending is None:
             return  # it has passed its deadline
         if heard.type == Error.type:
-            pending.settle(heard, _failure(heard))
+            failure = _failure(heard, pending.command)
+            if isinstance(failure, AlreadyAnswered | UnknownInput) and isinstance(pending.command, InputResponse):
+                self.inputs.close(pending.command.input_id)
+            pending.settle(heard, failure)
             return
+        if isinstance(pending.command, InputResponse):
+            self.inputs.close(pending.command.input_id)  # its event may be on its way, behind a replay
         if isinstance(pending.command, Resume):
             # What follows the answer comes from there.
             self.position = Position(epoch=pending.command.epoch, seq=pending.command.seq)
@@ -407,11 +433,15 @@ class Conversation:
             self._placed(message)
         if isinstance(message, ThreadDeletedEvent) and message.thread_id == self.thread_id:
             self.thread_id = None
+        self.inputs.hear(heard)
         run_id: Any = message.run_id if isinstance(message, RunEvent) else heard.fields.get("run_id")
-        for run in self._runs.get(run_id, ()):
+        root_id = self._root_of(run_id, heard.fields.get("parent_run_id"))
+        for run in self._runs.get(root_id, ()):
             run.take(heard)
         if heard.type == AgentCompleted.type:
-            self._runs.pop(run_id, None)
+            self._roots.pop(run_id, None)
+            if root_id == run_id and self._runs.pop(run_id, None) is not None:
+                self._forget_parts(run_id)
         for queue in list(self._queues):
             queue.push(heard)
 
@@ -444,6 +474,18 @@ class Conversation:
 
     # Runs.
 
+    def _root_of(self, run_id: Any, parent_run_id: Any) -> Any:
+        """Return the followed run that a run is, or is a part of; *run_id* where nobody follows it."""
+        if not isinstance(parent_run_id, str) or run_id in self._runs:
+            return run_id
+        root_id = self._roots.get(parent_run_id, parent_run_id)
+        if root_id in self._runs:
+            self._roots[run_id] = root_id
+        return root_id
+
+    def _forget_parts(self, root_id: str) -> None:
+        self._roots = {run_id: root for run_id, root in self._roots.items() if root != root_id}
+
     def _adopt(self, run_id: str, thread_id: str, message_id: str, disposition: str) -> Run:
         run = Run(run_id, thread_id, message_id, disposition, self.stop, EventQueue(self.queue_limit))
         self._runs.setdefault(run_id, []).append(run)
@@ -453,6 +495,8 @@ class Conversation:
         runs = [other for other in self._runs.pop(run.run_id, []) if other is not run]
         if runs:
             self._runs[run.run_id] = runs
+        else:
+            self._forget_parts(run.run_id)
 
     def _lose_unseen(self) -> None:
         """Give up runs of which nothing was heard and which the newest welcome does not name: they are over."""
@@ -473,18 +517,20 @@ class Conversation:
             for run in runs:
                 run.lose(told)
         self._runs.clear()
+        self._roots.clear()
         for queue in list(self._queues):
             queue.end(error)
 
 
-def _failure(heard: Heard) -> CommandFailed:
+def _failure(heard: Heard, command: Command) -> CommandFailed:
     error = heard.message
     if not isinstance(error, Error):
         return CommandFailed(str(heard.fields.get("code", "UNKNOWN")), str(heard.fields.get("error", "unknown error")))
     details = dict(error.details or {})
     if error.retry_after_s is not None:
         details["retry_after_s"] = error.retry_after_s
-    return CommandFailed(error.code, error.error, retryable=error.retryable, details=details or None)
+    kind = _REFUSED_ANSWERS.get(error.code, CommandFailed) if isinstance(command, InputResponse) else CommandFailed
+    return kind(error.code, error.error, retryable=error.retryable, details=details or None)
 
 
 def lost(ended: Ended, seconds: float) -> ConnectionLost:

@@ -598,12 +598,12 @@ def test_chat_loses_its_reader(server: Serving) -> None:
 def test_chat_in_a_terminal(server: Serving) -> None:
     """In a terminal, lines are asked for one after another and answered in colours until the end of input."""
     with in_terminal(server.folder, "chat", "--url", server.url) as (talker, mine):
-        seen = _read_until(mine, "> ")
+        seen = read_until(mine, "> ")
         os.write(mine, b"What is 2*21?\n")
-        seen = _read_until(mine, "42", "> ")
+        seen = read_until(mine, "42", "> ")
         assert "\x1b[36m→ calculate" in seen
         os.write(mine, b"\nWhat is 2*22?\n")
-        _read_until(mine, "44", "> ")
+        read_until(mine, "44", "> ")
         os.write(mine, b"\x04")
         assert talker.wait(PATIENCE_S) == 0
 
@@ -613,14 +613,14 @@ def test_chat_at_its_prompt_hears_of_a_kick(server: Serving) -> None:
     operator = command(server.folder, "token", "--user", "boss", "--permission", "operator").stdout.strip()
     bearer = command(server.folder, "token", "--user", "signed-out").stdout.strip()
     with in_terminal(server.folder, "chat", "--url", server.url, "--token", bearer) as (talker, mine):
-        _read_until(mine, "> ")
+        read_until(mine, "> ")
         body = json.dumps({"user_id": "signed-out", "reason": "Policy 7"}).encode()
         request = urllib.request.Request(
             f"{server.url}/ws/kick", body, {"Authorization": f"Bearer {operator}"}, method="POST"
         )
         with urllib.request.urlopen(request, timeout=PATIENCE_S) as answer:
             assert json.load(answer)["connections"] == 1
-        _read_until(mine, "Policy 7")
+        read_until(mine, "Policy 7")
         assert talker.wait(PATIENCE_S) == 3
 
 
@@ -637,7 +637,7 @@ def test_a_hangup_ends_no_service(tmp_path: Path) -> None:
 def test_a_terminal_that_is_closed_takes_its_server_along(tmp_path: Path) -> None:
     """A server that was started by hand does not outlive its terminal."""
     with in_terminal(tmp_path, "--port", "0", "--store", "memory:") as (serving, mine):
-        _read_until(mine, "Listening on")
+        read_until(mine, "Listening on")
         serving.send_signal(signal.SIGHUP)
         assert serving.wait(PATIENCE_S) == -signal.SIGHUP
 
@@ -664,7 +664,7 @@ def in_terminal(folder: Path, *words: str) -> Iterator[tuple[subprocess.Popen[by
         os.close(mine)
 
 
-def _read_until(descriptor: int, *texts: str) -> str:
+def read_until(descriptor: int, *texts: str) -> str:
     """Read from a terminal until each text came behind the one before it."""
     seen, place, deadline = "", 0, time.monotonic() + PATIENCE_S
     for text in texts:
@@ -750,6 +750,57 @@ def test_screen_shows_every_kind() -> None:
         "* step 1",
         "✗ error: E: why",
     ]
+
+
+def _part(type_: str, run_id: str = "s", parent: str = "r", **fields: Any) -> dict[str, Any]:
+    return {"type": type_, "run_id": run_id, "parent_run_id": parent, "agent_name": run_id, **fields}
+
+
+def test_screen_indents_sub_runs() -> None:
+    """Sub-runs stand indented below what started them, several at once, each line; their ends are told."""
+    begun = {"message_id": "m", "trigger": "delegate"}
+    ended = {"final_response": "x", "duration_ms": 5, "events": 2}
+    say = {"phase": "full", "role": "assistant"}
+    shown = _shown(
+        _message("delta", "so"),
+        _part("agent_started", **begun),
+        _part("agent_started", "deep", "s", **begun),
+        _part("agent_message", "deep", "s", message_id="d", content="one\ntwo", **say),
+        _part("agent_thinking", reasoning="hm", phase="delta"),
+        _part("agent_message", "deep", "s", message_id="d", content="one\ntwo!", **say),
+        _part("agent_completed", "deep", "s", status="success", success=True, **ended),
+        _part("agent_completed", status="error", success=False, error={"code": "C", "message": "why"}, **ended),
+        _message("full", "so"),
+        _end(final_response="not again"),
+    )
+    assert shown.splitlines() == [
+        "so",
+        "  ▸ s",
+        "    ▸ deep",
+        "    one",
+        "    two",
+        "  · hm",
+        "    !",
+        "    ◂ deep (5 ms)",
+        "  ◂ s error: why",
+    ]
+
+
+def test_screen_holds_back_what_would_run_into_a_question() -> None:
+    """While a question is asked, events wait for its end; when too many wait, all are shown, in their order."""
+    out = io.StringIO()
+    screen = Screen(out, colours=False, asks=True)
+    names = {"thread_id": "t", "run_id": "r", "agent_name": "a", "event_id": "i", "seq": 1, "timestamp": 1.0}
+    event = read_server(json.dumps(names | {"type": "agent_event", "name": "step", "value": 1}))
+    with screen.held():
+        screen.prompt("answer: ")
+        screen.show(event)
+        assert out.getvalue() == "answer: "
+    assert out.getvalue() == "answer: \n* step 1\n"
+    with screen.held():
+        for _ in range(3000):
+            screen.show(event)
+    assert out.getvalue().count("* step 1") == 3001
 
 
 def test_screen_shows_gaps_and_silent_answers() -> None:

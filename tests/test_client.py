@@ -20,7 +20,16 @@ from trio_websocket import ConnectionClosed, WebSocketConnection, wrap_server_st
 
 from netra_ws.agents.run import Run as AgentRun
 from netra_ws.client import Address, ClientPolicy, Session, connect
-from netra_ws.errors import CommandFailed, ConnectionLost, Rejected, SessionError
+from netra_ws.errors import (
+    AlreadyAnswered,
+    CommandFailed,
+    ConnectionLost,
+    Rejected,
+    SessionError,
+    UnfitAnswer,
+    UnknownInput,
+)
+from netra_ws.pending import PendingInput
 from netra_ws.protocol.closing import FINAL_CODES, CloseCode
 from netra_ws.protocol.codec import Heard
 from netra_ws.protocol.commands import Heartbeat
@@ -220,6 +229,9 @@ class Refuse:
     retry_after: str | None = None
     body: bytes | None = None
 
+
+#: Fields of an ``agent_completed``.
+ENDED = {"status": "success", "success": True, "final_response": "", "duration_ms": 1, "events": 2}
 
 Script = Callable[[Visit], Awaitable[None]] | Refuse | OSError
 Scripted = Callable[..., ClientPolicy]
@@ -1079,8 +1091,92 @@ async def test_inputs_are_answered(autojump_clock: MockClock, scripted: Scripted
 
     async with connect("http://h", JWT, policy=scripted.policy(asks)) as session:
         await session.answer("i", "yes")
-        await session.answer("i", None, cancel=True)
+        await session.decline("i")
     assert said == [("i", "resolved", "yes"), ("i", "cancelled", None)]
+
+
+@pytest.mark.parametrize(
+    ("code", "refusal", "waits"),
+    [
+        ("ALREADY_ANSWERED", AlreadyAnswered, False),
+        ("NOT_FOUND", UnknownInput, False),
+        ("INVALID_MESSAGE", UnfitAnswer, True),
+        ("BUSY", CommandFailed, True),
+    ],
+)
+async def test_a_refused_answer(
+    autojump_clock: MockClock, scripted: ScriptedServer, code: str, refusal: type[CommandFailed], waits: bool
+) -> None:
+    """Each refusal of an answer has an exception of its own; only what can still be answered goes on waiting."""
+
+    async def refuses(visit: Visit) -> None:
+        await visit.welcome(pending_inputs=[{"input_id": "i", "run_id": "r", "prompt": "Age?"}])
+        command = await visit.command("input_response")
+        details = {"fields": {"$.value.age": "expected an integer"}}
+        await visit.say(
+            type="error", reply_to=command["id"], code=code, error="no", message="no", retryable=False, details=details
+        )
+        await visit.goodbye()
+
+    async with connect("http://h", JWT, policy=scripted.policy(refuses)) as session:
+        with pytest.raises(CommandFailed) as caught:
+            await session.answer("i", {"age": "x"})
+        assert type(caught.value) is refusal
+        assert caught.value.code == code
+        if isinstance(caught.value, UnfitAnswer):
+            assert caught.value.fields == {"$.value.age": "expected an integer"}
+        assert [pending.input_id for pending in session.pending_inputs] == (["i"] if waits else [])
+
+
+async def test_inputs_of_other_clients_are_known(autojump_clock: MockClock, scripted: ScriptedServer) -> None:
+    """What waits for an answer is known from each welcome and kept up to date, whoever asked and answered."""
+    asked = {"input_id": "i1", "run_id": "r1", "thread_id": "t", "agent_name": "a", "prompt": "Go?", "choices": ["y"]}
+
+    async def first(visit: Visit) -> None:
+        await visit.welcome(pending_inputs=[asked, {"prompt": "no id"}])
+        await visit.event("input_required", 1, input_id="i2", prompt="Name?", expires_at=9.0)
+        await visit.event("input_required", 2, input_id="i3", run_id="r3", prompt="Age?", schema={"type": "integer"})
+        await visit.event("input_received", 3, input_id="i1", status="resolved", value="y", by="user")
+        await visit.socket.aclose(1012)
+
+    async def second(visit: Visit) -> None:
+        await visit.welcome(3, resumed=True, pending_inputs=[asked | {"input_id": "i2"}, asked | {"input_id": "i3"}])
+        await visit.event("agent_completed", 4, run_id="r1", **ENDED)
+        await visit.goodbye()
+
+    async with connect("http://h", JWT, policy=scripted.policy(first, second)) as session:
+        assert session.pending_inputs == (
+            PendingInput(input_id="i1", run_id="r1", thread_id="t", agent_name="a", prompt="Go?", choices=("y",)),
+        )
+        events = session.events()
+        seen = []
+        for _ in range(4):
+            await anext(events)
+            seen.append([pending.input_id for pending in session.pending_inputs])
+    # The last one is of r1, as the second welcome says of both.
+    assert seen[-2:] == [["i2", "i3"], []]
+
+
+async def test_a_run_has_its_sub_runs_among_its_events(autojump_clock: MockClock, scripted: ScriptedServer) -> None:
+    """Events of sub-runs, to any depth, come with those of the run that started them; only its own end ends it."""
+
+    async def delegates(visit: Visit) -> None:
+        await visit.welcome()
+        await visit.started(1)
+        begun = {"message_id": "m", "trigger": "delegate"}
+        await visit.event("agent_started", 2, run_id="sub", parent_run_id="r", **begun)
+        await visit.event("agent_started", 3, run_id="deep", parent_run_id="sub", **begun)
+        await visit.event("agent_started", 4, run_id="foreign", parent_run_id="other", **begun)
+        await visit.event("agent_completed", 5, run_id="deep", parent_run_id="sub", **ENDED)
+        await visit.event("agent_completed", 6, run_id="sub", parent_run_id="r", **ENDED)
+        await visit.completed(7)
+        await visit.goodbye()
+
+    async with connect("http://h", JWT, policy=scripted.policy(delegates)) as session:
+        run = await session.start("hi")
+        assert [heard.stamp.seq async for heard in run if heard.stamp is not None] == [1, 2, 3, 5, 6, 7]
+        assert (await run.result()).run_id == "r"
+        assert session._book._roots == {}
 
 
 # A real server

@@ -26,7 +26,11 @@ FLOORS = [
     "cli chat bench compat testing __main__ __init__",
 ]
 #: Rooms that stand beside the house, and all that they may know of it; the top floor may use them.
-BESIDE = {"session": {"errors", "protocol"}, "client": {"errors", "protocol", "session"}}
+BESIDE = {
+    "pending": {"protocol"},
+    "session": {"errors", "protocol", "pending"},
+    "client": {"errors", "protocol", "pending", "session"},
+}
 #: Doors within the top floor.
 DOORS = {("cli", "chat"), ("cli", "bench"), ("__main__", "cli")}
 

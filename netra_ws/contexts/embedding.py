@@ -34,9 +34,13 @@ class Events:
 
     _cursor: Cursor
     _run_id: str | None = None
+    _family: set[str] = attrs.field(init=False)
     _ready: deque[Heard] = attrs.field(factory=deque)
     _rung: trio.Event = attrs.field(factory=trio.Event)
     _ended: bool = False
+
+    def __attrs_post_init__(self) -> None:
+        self._family = set() if self._run_id is None else {self._run_id}
 
     def wake(self) -> None:
         """There is more (``history.stream.Reader``)."""
@@ -46,7 +50,7 @@ class Events:
         return self
 
     async def __anext__(self) -> Heard:
-        """Return the next event; of one run, nothing behind its ``agent_completed``.
+        """Return the next event; of one run, with those of its sub-runs, nothing behind its ``agent_completed``.
 
         Raises:
             StoreError: The store did not answer; the next call tries again.
@@ -58,7 +62,7 @@ class Events:
         while not self._ready:
             await self._read()
         heard = self._ready.popleft()
-        self._ended = self._run_id is not None and isinstance(heard.message, AgentCompleted)
+        self._ended = isinstance(heard.message, AgentCompleted) and heard.message.run_id == self._run_id
         return heard
 
     async def _read(self) -> None:
@@ -78,8 +82,14 @@ class Events:
             return
         for frame in frames:
             heard = read_server(frame_payload(frame))
-            if self._run_id is None or heard.fields.get("run_id") == self._run_id:
+            if self._run_id is None or self._is_of_family(heard):
                 self._ready.append(heard)
+
+    def _is_of_family(self, heard: Heard) -> bool:
+        run_id, parent = heard.fields.get("run_id"), heard.fields.get("parent_run_id")
+        if parent in self._family and run_id is not None:
+            self._family.add(run_id)
+        return run_id in self._family
 
     async def _refill(self) -> None:
         try:
@@ -105,13 +115,13 @@ class RunHandle:
     _since: Position
 
     def __aiter__(self) -> Events:
-        """Iterate over the events of this run, from its first to ``agent_completed``."""
+        """Iterate over the events of this run and its sub-runs, from its first to its own ``agent_completed``."""
         return self._session.events(after=self._since, run_id=self.run_id)
 
     async def result(self) -> AgentCompleted:
         """Wait for the run's end and return its last event."""
         async for heard in self:
-            if isinstance(heard.message, AgentCompleted):
+            if isinstance(heard.message, AgentCompleted) and heard.message.run_id == self.run_id:
                 return heard.message
         raise RunClosed(f"{self.run_id} has no end in this log")
 
@@ -204,21 +214,30 @@ class UserSession:
         """The questions of the user's agents that are open: fields of ``input_required``, the oldest first."""
         return self.context.inputs.pending()
 
-    async def answer(self, input_id: str, value: Any = None, *, cancel: bool = False) -> None:
-        """Answer a question of an agent in the user's place; *cancel* declines it.
+    async def answer(self, input_id: str, value: Any) -> None:
+        """Answer a question of an agent in the user's place.
 
         Raises:
             ClientError: ``NOT_FOUND``, ``ALREADY_ANSWERED``, or ``INVALID_MESSAGE`` for a value that does not fit.
         """
         await trio.lowlevel.checkpoint()
-        self.context.inputs.answer(input_id, "cancelled" if cancel else "resolved", value, self.identity.user_id)
+        self.context.inputs.answer(input_id, "resolved", value, self.identity.user_id)
+
+    async def decline(self, input_id: str) -> None:
+        """Decline to answer a question of an agent.
+
+        Raises:
+            ClientError: ``NOT_FOUND`` or ``ALREADY_ANSWERED``.
+        """
+        await trio.lowlevel.checkpoint()
+        self.context.inputs.answer(input_id, "cancelled", None, self.identity.user_id)
 
     def events(self, after: Position | None = None, *, run_id: str | None = None) -> Events:
         """Iterate over every event of the user behind *after*, then live ones, without end.
 
         Args:
             after: None for what comes from now on.
-            run_id: Only events of this run, up to its end.
+            run_id: Only events of this run and its sub-runs, up to its end.
 
         Raises:
             ClientError: ``CONFLICT`` when the position cannot be continued; ``details.reason`` says why.

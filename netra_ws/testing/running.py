@@ -53,7 +53,7 @@ async def run_agent(
     overrides: Mapping[str, object] | None = None,
     answers: Sequence[Any] = (),
 ) -> list[Heard]:
-    """Run *agent* once on *text* and return its events, ``agent_completed`` last; not those of its sub-runs.
+    """Run *agent* once on *text* and return its events and those of its sub-runs, its ``agent_completed`` last.
 
     Args:
         answers: What to answer to its questions, in their order; ``DECLINE`` declines one.
@@ -64,8 +64,8 @@ async def run_agent(
         events = []
         async for heard in run:
             if isinstance(heard.message, InputRequired) and waiting:
-                value = waiting.popleft()
-                await session.answer(heard.message.input_id, value, cancel=value is DECLINE)
+                value, input_id = waiting.popleft(), heard.message.input_id
+                await (session.decline(input_id) if value is DECLINE else session.answer(input_id, value))
             if isinstance(heard.message, RunEvent):
                 events.append(heard)
         return events

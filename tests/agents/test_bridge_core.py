@@ -118,7 +118,10 @@ async def test_it_asks_its_user(answer: str | None) -> None:
             events.append(heard)
             if isinstance(heard.message, InputRequired):
                 await trio.sleep(0.5)  # longer than both clocks
-                await session.answer(heard.message.input_id, answer, cancel=answer is None)
+                if answer is None:
+                    await session.decline(heard.message.input_id)
+                else:
+                    await session.answer(heard.message.input_id, answer)
         last = check_run(events)
         assert (last.status, last.final_response) == ("success", answer or "cancelled")
 

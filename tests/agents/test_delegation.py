@@ -13,7 +13,7 @@ from netra_ws import AgentError, DelegateFailed, Position, Run
 from netra_ws.agents.delegation import MAX_DEPTH, MAX_FAMILY, MAX_OPEN
 from netra_ws.protocol.codec import Heard
 from netra_ws.protocol.events import AgentCompleted, AgentStarted, ToolExecuting
-from netra_ws.testing import check_family, open_session, open_test_server
+from netra_ws.testing import check_family, check_run, open_session, open_test_server
 
 from ..conftest import StartServer
 from ..kit import connect
@@ -183,6 +183,24 @@ async def test_an_agent_that_there_is_not() -> None:
     heard, last = await family(parent)
     assert last.final_response == ["UNKNOWN_AGENT"]
     assert len(check_family(heard)) == 1
+
+
+async def test_a_handle_gives_the_family_s_events(autojump_clock: trio.testing.MockClock) -> None:
+    """Who iterates over a run hears its sub-runs, too, at any depth, and nothing of other runs, up to its own end."""
+
+    async def middle(run: Run) -> Any:
+        return await run.delegate("works", "deep")
+
+    async def parent(run: Run) -> None:
+        await run.delegate(middle, "x")
+
+    async with open_session({**AGENTS, "parent": parent}) as (_, session):
+        run, other = await session.start("x", agent="parent"), await session.start("y", agent="parent")
+        heard, others = [event async for event in run], [event async for event in other]
+        begun = [e.message.agent_name for e in heard if isinstance(e.message, AgentStarted)]
+        assert begun == ["parent", "middle", "works"]
+        assert check_family(heard).keys().isdisjoint(check_family(others).keys())
+        assert (await run.result()).run_id == run.run_id == check_run(heard).run_id
 
 
 # Ends.

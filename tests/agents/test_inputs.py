@@ -107,7 +107,7 @@ async def test_an_answer_that_does_not_fit(options: dict[str, Any], answer: Any,
         assert error.value.code == "INVALID_MESSAGE"
         assert list((error.value.details or {})["fields"]) == [field]
         assert [each["input_id"] for each in session.pending_inputs] == [required.input_id]
-        await session.answer(required.input_id, cancel=True)
+        await session.decline(required.input_id)
         assert check_run(await rest(run)).error.code == "INPUT_CANCELLED"
 
 

@@ -403,6 +403,86 @@ test("run: goes on over a lost connection", async () => {
   assert.deepEqual((await collect(run.events)).map(({ seq }) => seq), [11, 12]);
 });
 
+test("run: its sub-runs are among its events, to any depth, and their ends are not its end", async () => {
+  const stage = await new Stage().open();
+  const run = await stage.start();
+  stage.event(11, "agent_started");
+  stage.event(12, "agent_started", { run_id: "sub", parent_run_id: "r1" });
+  stage.event(13, "agent_started", { run_id: "deep", parent_run_id: "sub" });
+  stage.event(14, "agent_started", { run_id: "foreign", parent_run_id: "other" });
+  stage.event(15, "agent_completed", { run_id: "deep", parent_run_id: "sub", status: "error" });
+  stage.event(16, "agent_completed", { run_id: "sub", parent_run_id: "r1", status: "cancelled" });
+  stage.event(17, "agent_completed", { status: "success" });
+  assert.deepEqual((await collect(run.events)).map(({ seq }) => seq), [11, 12, 13, 15, 16, 17]);
+  assert.equal((await run.result).status, "success");
+});
+
+test("run: sub-runs that began before the ack are followed, too", async () => {
+  const stage = await new Stage().open();
+  const started = stage.session.start("hi");
+  await turn();
+  stage.event(11, "agent_started");
+  stage.event(12, "agent_started", { run_id: "sub", parent_run_id: "r1" });
+  stage.event(13, "agent_started", { run_id: "deep", parent_run_id: "sub" });
+  stage.socket.answer("user_message", { run_id: "r1", thread_id: "t1", message_id: "m1", disposition: "started" });
+  const run = await started;
+  stage.event(14, "agent_completed", { run_id: "deep", parent_run_id: "sub", status: "success" });
+  stage.event(15, "agent_completed", { run_id: "sub", parent_run_id: "r1", status: "success" });
+  stage.event(16, "agent_completed", { status: "success" });
+  assert.deepEqual((await collect(run.events)).map(({ seq }) => seq), [11, 12, 13, 14, 15, 16]);
+});
+
+const ids = (stage) => stage.session.pendingInputs.map(({ input_id }) => input_id);
+
+test("inputs: known from the welcome, kept up to date by events, anew with each welcome", async () => {
+  const pending = { input_id: "i1", run_id: "r0", thread_id: "t0", agent_name: "a", prompt: "Go?", choices: ["yes", "no"] };
+  const stage = await new Stage().open({ pending_inputs: [pending] });
+  assert.deepEqual(stage.session.pendingInputs, [pending]);
+  stage.event(11, "input_required", { input_id: "i2", prompt: "Name?" });
+  stage.event(12, "input_required", { input_id: "i3", run_id: "r2", prompt: "Age?" });
+  assert.deepEqual(ids(stage), ["i1", "i2", "i3"]);
+  stage.event(13, "input_received", { input_id: "i2", status: "resolved", value: "x" });
+  stage.event(14, "agent_completed", { run_id: "r2", status: "cancelled" });
+  assert.deepEqual(ids(stage), ["i1"]);
+  stage.socket.die();
+  await stage.clock.advance(1_000);
+  await stage.open({ resumed: true, pending_inputs: [] });
+  assert.deepEqual(ids(stage), []);
+});
+
+test("inputs: their number is bounded, and the oldest goes first", async () => {
+  const stage = await new Stage().open();
+  for (let seq = 11; seq < 111; seq += 1) stage.event(seq, "input_required", { input_id: `i${seq}`, prompt: "?" });
+  assert.deepEqual([ids(stage).length, ids(stage)[0], ids(stage).at(-1)], [64, "i47", "i110"]);
+});
+
+test("answer: a value that does not fit is told by path, and the input still waits", async () => {
+  const stage = await new Stage().open();
+  stage.event(11, "input_required", { input_id: "i1", prompt: "Age?" });
+  const answered = stage.session.answer("i1", { age: "x" });
+  await turn();
+  const fields = { "$.value.age": "expected an integer" };
+  const { id } = stage.socket.last("input_response");
+  stage.socket.say({ type: "error", reply_to: id, code: "INVALID_MESSAGE", error: "no", retryable: false, details: { fields } });
+  await assert.rejects(answered, (error) => {
+    assert.deepEqual([error.code, error.fields], ["INVALID_MESSAGE", fields]);
+    return true;
+  });
+  assert.deepEqual(ids(stage), ["i1"]);
+});
+
+for (const code of ["ALREADY_ANSWERED", "NOT_FOUND"]) {
+  test(`answer: ${code} is told, and nothing waits any more`, async () => {
+    const stage = await new Stage().open({ pending_inputs: [{ input_id: "i1", run_id: "r0", prompt: "Go?" }] });
+    const answered = stage.session.answer("i1", "yes");
+    await turn();
+    const { id } = stage.socket.last("input_response");
+    stage.socket.say({ type: "error", reply_to: id, code, error: "no", retryable: false });
+    await assert.rejects(answered, (error) => error.code === code && Object.keys(error.fields).length === 0);
+    assert.deepEqual(ids(stage), []);
+  });
+}
+
 test("stop: names the run, and resolves with the server's proof", async () => {
   const stage = await new Stage().open();
   const run = await stage.start();
@@ -417,8 +497,10 @@ test("stop: names the run, and resolves with the server's proof", async () => {
 test("answer and steer: speak the protocol", async () => {
   const stage = await new Stage().open();
   stage.session.answer("i1", { yes: true }).catch(() => {});
+  stage.session.decline("i2").catch(() => {});
   stage.session.steer("t1", "left").catch(() => {});
-  const [answer, steer] = stage.socket.sent;
+  const [answer, decline, steer] = stage.socket.sent;
+  assert.deepEqual([decline.type, decline.input_id, decline.status, "value" in decline], ["input_response", "i2", "cancelled", false]);
   assert.deepEqual([answer.type, answer.input_id, answer.status, answer.value], ["input_response", "i1", "resolved", { yes: true }]);
   assert.deepEqual([steer.type, steer.content, steer.on_busy, steer.thread_id], ["user_message", "left", "steer", "t1"]);
 });

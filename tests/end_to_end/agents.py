@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from datetime import date
+from typing import Annotated, Literal
+from uuid import UUID
+
+import attrs
 import trio
 
 from netra_ws import Run
+from netra_ws.errors import InputDeclined
 
 MARKUP = '<img src=x onerror="alert(1)"><script>alert(2)</script><b>bold</b>'
 INTERNALS = "secret internals"
@@ -65,3 +71,59 @@ async def broken(run: Run) -> str:
     """Fail inside a tool."""
     async with run.tool("fetch", url="https://example.org/"):
         raise ValueError(INTERNALS)
+
+
+@attrs.frozen
+class Length:
+    """Bounds of a text, as those of annotated-types are."""
+
+    min_length: int
+    max_length: int
+
+
+@attrs.frozen
+class Address:
+    """Where it goes."""
+
+    street: str
+    zip: Annotated[str, Length(5, 5)]
+
+
+@attrs.frozen
+class Delivery:
+    """What the courier has to know."""
+
+    recipient: str
+    boxes: int
+    day: date
+    speed: Literal["slow", "fast"]
+    address: Address
+    order: UUID
+    extras: list[Literal["gift wrap", "insurance"]] = attrs.field(factory=list)
+    note: str | None = None
+    express: bool = False
+
+
+async def asking(run: Run) -> str:
+    """Ask for what the text names (``choice``, ``form``, ``text``), for as many seconds as it says; tell the answer."""
+    kind, _, seconds = run.text.partition(" ")
+    expires_in = float(seconds or 600)
+    try:
+        if kind == "form":
+            answer = await run.ask("Where shall it go?", schema=Delivery, expires_in=expires_in)
+        elif kind == "text":
+            answer = await run.ask("What is its name?", expires_in=expires_in)
+        else:
+            answer = await run.ask("Publish this?", choices=["yes", "no"], expires_in=expires_in)
+    except InputDeclined as declined:
+        return f"no answer: {declined.status}"
+    return f"answer: {answer}"
+
+
+async def delegating(run: Run) -> str:
+    """Have two agents work at the same time inside one tool, one of which asks."""
+    async with run.tool("survey") as call, trio.open_nursery() as nursery:
+        await call.progress(0.5, "half of it")
+        nursery.start_soon(run.delegate, asking, "choice")
+        nursery.start_soon(run.delegate, brief, run.text)
+    return "surveyed"

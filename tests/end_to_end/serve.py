@@ -18,6 +18,8 @@ from . import agents
 EXTRA = {
     "brief": agents.brief,
     "broken": agents.broken,
+    "delegating": agents.delegating,
+    "inquiring": agents.asking,
     "markup": agents.markup,
     "patient": agents.patient,
     "slow": agents.slow,

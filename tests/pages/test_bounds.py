@@ -65,6 +65,7 @@ EXCEPTED = {
     "agents/run.py share_of CapacityLimiter": "places that a tool's declaration gives each user; goes with the tool",
     "errors.py InvalidParameters.fields": "cut to MAX_FIELDS where it is made",
     "agents/builtin/clock.py _names cache": "the names of the system's time zones",
+    "contexts/embedding.py Events._family": "one run and its sub-runs, of which a family has delegation.MAX_FAMILY",
     "contexts/embedding.py Events._ready": "what one read of at most 64 KiB of the log gave",
     "contexts/connection.py __attrs_post_init__ open_memory_channel": "the inbox, by its other name",
     "measures.py Histogram.counts": "one figure per bound, of which there are 17",

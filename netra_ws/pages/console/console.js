@@ -10,6 +10,7 @@ const THREAD_KEY = "netra-ws.thread";
 const PAGE_SIZE = 50;
 const MAX_CONVERSATIONS = 12; // kept with their elements; the least recently shown goes first, never a busy one
 const NOTICE_MS = 7_000;
+const TOUCH_MS = 500; // so long after a key, a wheel or a finger the page may still be scrolling for it
 const EXPIRY_NOTICE_MS = 30_000; // behind the token's end: longer than the server's grace
 const MESSAGE_ROOM_BYTES = 8_192; // for the words beside an attached log
 const REFUSALS = new Set(["AUTH_FAILED", "FORBIDDEN", "POLICY", "SIGNED_OUT", "TOKEN_EXPIRED"]);
@@ -22,6 +23,7 @@ let conversation = null; // the one that is shown
 let conversations = new Map();
 let activeRuns = new Map(); // run_id → {run_id, thread_id, agent_name, state, started_seq}
 let replayed = new Set(); // runs that are told again from their start
+let replaying = false; // until the last of that has come
 let rewoundFor = null; // the welcome after which that was asked for: once each, or a trimmed stream would ask for ever
 let loadedFor = null;
 let olderThreads = null;
@@ -187,15 +189,18 @@ function rewind() {
   const mine = session;
   const starts = [...activeRuns.values()].filter((run) => Number.isSafeInteger(run.started_seq));
   replayed = new Set();
+  replaying = false;
   if (rewoundFor === mine.welcome || starts.length === 0) return;
   rewoundFor = mine.welcome;
   replayed = new Set(starts.map((run) => run.run_id));
+  replaying = true;
   const seq = Math.max(0, Math.min(...starts.map((run) => run.started_seq)) - 1);
   mine.rewind({ epoch: mine.position.epoch, seq }).catch(() => mine === session && reloadAll());
 }
 
 function noticed(frame) {
-  if (frame.type === "lagging") notice("This connection is behind; some steps of the text were skipped.", "quiet");
+  if (frame.type === "replay_completed" && frame.job_id == null) askWhatWaits();
+  else if (frame.type === "lagging") notice("This connection is behind; some steps of the text were skipped.", "quiet");
   else if (frame.type === "draining") notice("The server restarts soon. The page reconnects by itself.", "quiet");
   else if (frame.type === "auth_expiring") tellExpiry(Math.max(0, Number(frame.expires_in_s) || 0));
   else if (frame.type === "connection_warning" || frame.type === "error") notice(frame.error ?? frame.code, "error");
@@ -275,6 +280,8 @@ function take(event) {
 
 function inThread(event) {
   const { type, thread_id: threadId, run_id: runId } = event;
+  if (type === "input_required") asked(event);
+  if (type === "input_received") markThreads();
   if (type === "user_message") threads.touch(threadId, { title: shortened(event.content ?? "") });
   if (!event.parent_run_id && (type === "agent_started" || type === "run_queued")) {
     activeRuns.set(runId, { ...event, state: type === "run_queued" ? "queued" : "running" });
@@ -284,13 +291,48 @@ function inThread(event) {
   const begins = type === "user_message" || type === "agent_started" || type === "run_queued";
   const target = conversations.get(threadId) ?? (begins ? ensure(threadId) : null);
   if (!target) return;
-  const following = atEnd();
+  const answering = target === conversation && inQuestion();
   target.apply(event);
-  if (target === conversation) {
-    showEmpty();
-    if (following) toEnd();
-    else if (type === "agent_message" || type === "tool_executing") $("to-latest").hidden = false;
-  }
+  if (target !== conversation) return;
+  showEmpty();
+  keepUp(event);
+  if (type === "input_required") offerFocus(target.openInput(event.input_id));
+  // What was answered takes its controls along: whoever was there goes on with the next question, or writes.
+  else if (answering && !inQuestion()) (target.openInput() ?? $("composer")).focus();
+}
+
+// Questions of agents
+
+/** An agent asks: say so, also where another conversation is shown. */
+function asked({ thread_id: threadId, input_id: inputId, agent_name: agent }) {
+  if (!session.pendingInputs.some((input) => input.input_id === inputId)) return; // a replay tells of one that was answered since
+  if (!threads.has(threadId)) threads.touch(threadId);
+  markThreads();
+  if (threadId !== conversation?.threadId) announce(`${agent ?? "An agent"} asks in the conversation ${threads.titleOf(threadId)}`);
+}
+
+/** Questions of a thread that wait, without those that a replay is about to bring in their place. */
+function waitingIn(threadId) {
+  const told = replaying && [...activeRuns.values()].some((run) => run.thread_id === threadId && replayed.has(run.run_id));
+  return told ? [] : session.pendingInputs.filter((input) => input.thread_id === threadId);
+}
+
+/** Everything has been replayed: show the questions that were not among it. */
+function askWhatWaits() {
+  replaying = false;
+  for (const [threadId, target] of conversations) for (const input of waitingIn(threadId)) target.ask(input);
+  offerFocus(conversation?.openInput());
+}
+
+function inQuestion() {
+  return Boolean(document.activeElement?.closest('.input[data-status="open"]'));
+}
+
+/** Put the focus on a question, unless somebody is in the middle of something else. */
+function offerFocus(input) {
+  const active = document.activeElement;
+  const idle = active === null || active === document.body || active === $("scroller") || (active === $("composer") && active.value === "");
+  if (input && idle && !document.querySelector("dialog[open]") && !$("app").classList.contains("drawer-shown")) input.focus();
 }
 
 // Threads
@@ -299,7 +341,8 @@ const actions = {
   announce,
   serverNow: () => Date.now() / 1_000 + clockSkewS,
   stop: (runId) => told(session.stop(runId)),
-  answer: (inputId, value, status) => told(session.answer(inputId, value, { status })),
+  answer: (inputId, value) => session.answer(inputId, value),
+  decline: (inputId) => session.decline(inputId),
   reload: (target) => fetchHistory(target, { again: true }),
   async older(target, before) {
     const height = $("scroller").scrollHeight;
@@ -342,10 +385,11 @@ async function fetchHistory(target, { again = false } = {}) {
     const history = await mine.history(target.threadId, { limit: PAGE_SIZE });
     if (conversations.get(target.threadId) !== target) return;
     const active = [...activeRuns.values()].filter((run) => run.thread_id === target.threadId);
-    target.load(history, active, replayed);
+    target.load(history, active, replayed, waitingIn(target.threadId));
     if (target === conversation) {
       showEmpty();
       toEnd();
+      offerFocus(target.openInput());
     }
   } catch (error) {
     if (mine !== session || conversations.get(target.threadId) !== target) return;
@@ -364,6 +408,7 @@ async function loadThreads({ before } = {}) {
     threads.add(page.threads ?? [], { replace: before === undefined });
     olderThreads = page.next ?? null;
     $("more-threads").hidden = olderThreads === null;
+    for (const { thread_id: threadId } of session.pendingInputs) if (!threads.has(threadId)) threads.touch(threadId);
     showTitle();
   } catch (error) {
     if (session) notice(`The conversations could not be listed: ${error.message}`, "error");
@@ -377,6 +422,7 @@ function show(threadId, { focus = true } = {}) {
   conversations.set(threadId, target);
   present(target);
   if (focus) $("composer").focus();
+  offerFocus(target.openInput());
 }
 
 function newConversation() {
@@ -403,7 +449,9 @@ function showTitle() {
   const known = conversation !== null && threads.has(conversation.threadId);
   $("title").textContent = known ? threads.titleOf(conversation.threadId) : "New conversation";
   $("thread-actions").hidden = !known;
-  document.title = known ? `${threads.titleOf(conversation.threadId)} – netra_ws` : "netra_ws console";
+  const waiting = session?.pendingInputs.length ?? 0;
+  const name = known ? `${threads.titleOf(conversation.threadId)} – netra_ws` : "netra_ws console";
+  document.title = waiting > 0 ? `(${waiting}) ${name}` : name;
 }
 
 function showEmpty() {
@@ -413,7 +461,8 @@ function showEmpty() {
 
 function markThreads() {
   const busy = new Set([...activeRuns.values()].map((run) => run.thread_id));
-  threads.mark(conversation?.threadId ?? null, busy);
+  const asking = new Set((session?.pendingInputs ?? []).map((input) => input.thread_id));
+  threads.mark(conversation?.threadId ?? null, busy, asking);
   showTitle();
 }
 
@@ -525,10 +574,25 @@ function sizeWords(bytes) {
 
 let followed = true; // whether the end was in view when somebody last scrolled
 let roomSeen = 0; // height for which that was found
+let touchedAt = -Infinity; // when somebody last did something that scrolls
+let endAsked = false;
 
 function atEnd() {
   const box = $("scroller");
   return box.scrollHeight - box.scrollTop - box.clientHeight < 80;
+}
+
+/** Follow what was added, once a frame: asking for heights after each event would lay out the page each time. */
+function keepUp({ type }) {
+  if (!followed) {
+    if (["agent_message", "tool_executing", "input_required"].includes(type)) $("to-latest").hidden = false;
+  } else if (!endAsked) {
+    endAsked = true;
+    requestAnimationFrame(() => {
+      endAsked = false;
+      if (followed) toEnd();
+    });
+  }
 }
 
 function toEnd() {
@@ -618,8 +682,13 @@ $("composer").addEventListener("keydown", (event) => {
   event.preventDefault();
   submit();
 });
+for (const touch of ["keydown", "pointerdown", "touchmove", "wheel"]) {
+  $("scroller").addEventListener(touch, () => (touchedAt = performance.now()), { passive: true });
+}
 $("scroller").addEventListener("scroll", () => {
   if ($("scroller").clientHeight !== roomSeen) return; // the observer below comes next
+  // What was added since is not scrolled to yet, and its layout moves the page, too: only a person leaves the end then.
+  if (endAsked && performance.now() - touchedAt > TOUCH_MS) return;
   followed = atEnd();
   if (followed) $("to-latest").hidden = true;
 }, { passive: true });
@@ -630,6 +699,7 @@ new ResizeObserver(() => {
 }).observe($("scroller"));
 document.addEventListener("keydown", (event) => {
   if (event.key !== "Escape" || event.isComposing || document.querySelector("dialog[open]")) return;
+  if (event.target.closest?.(".input")) return $("composer").focus(); // leaves the question, and the run
   if (!closeDrawer()) conversation?.activeRuns.at(-1)?.stop();
 });
 addEventListener("hashchange", () => {

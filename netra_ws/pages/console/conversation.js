@@ -47,6 +47,23 @@ export class Conversation {
     return this.#held !== null;
   }
 
+  /** Show a question that waits for an answer, unless it is here already. */
+  ask(input) {
+    if (this.#held) return; // `load` is given it, too
+    const run = this.#run(input.run_id, input);
+    if (run.state === "idle") run.begin();
+    run.apply({ ...input, type: "input_required" });
+  }
+
+  /** The question of this id, or the first one, that waits for an answer; undefined where there is none. */
+  openInput(inputId) {
+    for (const run of this.#runs.values()) {
+      const found = inputId === undefined ? run.openInputs[0] : run.openInput(inputId);
+      if (found) return found;
+    }
+    return undefined;
+  }
+
   /** Runs that can be stopped, oldest first. */
   get activeRuns() {
     return [...this.#runs.values()].filter((run) => !run.nested && (run.state === "running" || run.state === "queued"));
@@ -69,8 +86,9 @@ export class Conversation {
    * @param {object} history
    * @param {object[]} activeRuns runs of this thread, as in a welcome
    * @param {Set<string>} replayed ids of runs whose events come again from their start
+   * @param {object[]} inputs questions of this thread that wait, and that no replay will bring
    */
-  load(history, activeRuns, replayed) {
+  load(history, activeRuns, replayed, inputs) {
     const held = this.#held ?? [];
     this.#held = null;
     this.#historySeq = history.stream?.seq ?? -1;
@@ -79,14 +97,16 @@ export class Conversation {
     this.explain("");
     this.#fill(history.messages ?? [], null);
     for (const { message_id, run_id, content } of history.partial ?? []) this.#restore(message_id, run_id, content);
-    for (const { run_id, state, agent_name } of activeRuns) {
-      if (this.#fromEvents.has(run_id)) continue;
-      const run = this.#run(run_id, { agent_name });
+    for (const active of activeRuns) {
+      if (this.#fromEvents.has(active.run_id)) continue;
+      const { state } = active;
+      const run = this.#run(active.run_id, active);
       if (state === "queued") run.queue();
       else run.begin();
     }
     this.#offerOlder(history.next);
     for (const event of held) this.apply(event);
+    for (const input of inputs) this.ask(input);
   }
 
   /** Put an older page above what is there. */
@@ -187,9 +207,9 @@ export class Conversation {
     let run = this.#runs.get(runId);
     if (!run) {
       const parent = this.#runs.get(event.parent_run_id);
-      run = new RunView(runId, this.#actions, { agent: event.agent_name, nested: parent !== undefined });
+      run = new RunView(runId, this.#actions, { agent: event.agent_name, nested: event.parent_run_id != null });
       this.#runs.set(runId, run);
-      if (parent) parent.place(run.element);
+      if (parent) parent.placeRun(run.element, event.parent_tool_call_id);
       else this.#insert(run.element, anchor);
     }
     return run;

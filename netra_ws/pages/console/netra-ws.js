@@ -33,6 +33,7 @@ const STABLE_MS = 5_000; // an open shorter than this does not reset the backoff
 const SAVE_EVERY_MS = 250;
 const QUEUE_LIMIT = 4_096;
 const MAX_PENDING = 256;
+const MAX_INPUTS = 64; // above the 20 that a server keeps open for a user; the oldest is forgotten first
 const TELL_AFTER_FAILURES = 5;
 const DEFAULT_MAX_MESSAGE_BYTES = 1_048_576;
 const STORAGE_KEY = "netra-ws.position";
@@ -78,6 +79,12 @@ export class NetraError extends Error {
     this.code = code;
     this.retryable = retryable;
     this.details = details;
+  }
+
+  /** What does not fit, by JSON path (`$.value` is a whole answer), where the server named it; else an empty object. */
+  get fields() {
+    const { fields } = this.details;
+    return fields !== null && typeof fields === "object" ? fields : {};
   }
 
   /** @param {object} frame an `error` frame, or the JSON body of an HTTP refusal */
@@ -225,7 +232,8 @@ export class EventQueue {
  * One run of an agent, as its starter sees it.
  *
  * `events` is read once, ends after this run's `agent_completed`, and may carry a `stream_reset` where events could
- * not be kept. `result` is that `agent_completed`, whatever its status; it is refused with a NetraError when
+ * not be kept. Events of its sub-runs, and of theirs, are among them: `run_id` tells whose an event is, `parent_run_id`
+ * who started that run; the end of a sub-run ends nothing here. `result` is that `agent_completed`, whatever its status; it is refused with a NetraError when
  * the session ended, or when the run ended while its events could not be read.
  */
 export class Run {
@@ -284,6 +292,8 @@ export class Session {
   #welcome = null;
   #pending = new Map();
   #runs = new Map();
+  #roots = new Map(); // running sub-run → the run of ours that it is a part of
+  #inputs = new Map(); // input_id → its `input_required`
   #starting = 0;
   #early = [];
   #queues = new Set();
@@ -327,6 +337,16 @@ export class Session {
   }
 
   /**
+   * What agents of this user have asked and nobody has answered yet, oldest first, in whatever thread: objects with the
+   * fields of `input_required`. Known from each welcome and kept up to date by events; at most 64.
+   *
+   * @returns {object[]}
+   */
+  get pendingInputs() {
+    return [...this.#inputs.values()];
+  }
+
+  /**
    * Say something to an agent, and return the run that answers once the server has stored the message.
    *
    * @param {string} text
@@ -362,9 +382,29 @@ export class Session {
     return this.command("stop_agent", { run_id: runId, mode, reason });
   }
 
-  /** Answer an `input_required`; `status` `"cancelled"` declines. */
-  answer(inputId, value, { status = "resolved" } = {}) {
-    return this.command("input_response", { input_id: inputId, status, value });
+  /**
+   * Answer an `input_required` with what it asks for: one of its choices, a value of its schema, or a text.
+   * Refused with a NetraError: `ALREADY_ANSWERED` (somebody was first, or it has expired), `NOT_FOUND` (there is no such
+   * input), or `INVALID_MESSAGE` (it does not fit: `fields` names what, and the input still waits).
+   */
+  answer(inputId, value) {
+    return this.#respond(inputId, { status: "resolved", value });
+  }
+
+  /** Leave an `input_required` unanswered, for good; the agent is told so. Refused as `answer` is. */
+  decline(inputId) {
+    return this.#respond(inputId, { status: "cancelled" });
+  }
+
+  async #respond(inputId, fields) {
+    try {
+      const ack = await this.command("input_response", { input_id: inputId, ...fields });
+      this.#inputs.delete(inputId); // its event may be on its way, behind a replay
+      return ack;
+    } catch (error) {
+      if (error.code === "ALREADY_ANSWERED" || error.code === "NOT_FOUND") this.#inputs.delete(inputId);
+      throw error;
+    }
   }
 
   /** Hand a text to the agent that runs in a thread (or start one). Resolves with what became of it. */
@@ -598,6 +638,7 @@ export class Session {
     for (const id of [...this.#pending.keys()]) this.#settle(id, (command) => command.reject(refusal));
     for (const runs of this.#runs.values()) for (const run of runs) run.lose(refusal);
     this.#runs.clear();
+    this.#roots.clear();
     for (const queue of [...this.#queues]) queue.end(error);
   }
 
@@ -646,6 +687,8 @@ export class Session {
 
   #welcomed(frame) {
     this.#welcome = frame;
+    this.#inputs.clear();
+    for (const input of frame.pending_inputs ?? []) this.#await(input);
     this.#stopClock("opening");
     this.#openedAt = this.#timers.now();
     this.#failures = 0;
@@ -679,9 +722,12 @@ export class Session {
       this.#advance(event.seq);
     }
     if (event.type === "thread_deleted") this.#forgetThread(event.thread_id);
-    const runs = this.#runs.get(event.run_id);
+    this.#noteInput(event);
+    const root = this.#rootOf(event);
+    const runs = this.#runs.get(root);
+    if (event.type === "agent_completed") this.#roots.delete(event.run_id);
     if (runs) {
-      if (runs.map((run) => run.take(event)).includes(true)) this.#runs.delete(event.run_id);
+      if (runs.map((run) => run.take(event)).includes(true)) this.#unfollow(root);
     } else if (this.#starting > 0 && event.run_id != null) {
       if (this.#early.length >= QUEUE_LIMIT) this.#early.shift();
       this.#early.push(event); // may belong to a start whose ack is on its way
@@ -704,17 +750,53 @@ export class Session {
           run.lose(new NetraError("STREAM_RESET", "the run ended out of sight; its messages are in the history"));
         }
       }
-      if (sure && !active.has(runId)) this.#runs.delete(runId);
+      if (sure && !active.has(runId)) this.#unfollow(runId);
     }
+  }
+
+  /** The run of ours that an event is of: its own, or the one that its sub-run is a part of. */
+  #rootOf({ run_id: runId, parent_run_id: parentId }) {
+    if (parentId == null || this.#runs.has(runId)) return runId;
+    const root = this.#roots.get(parentId) ?? parentId;
+    if (this.#runs.has(root)) this.#roots.set(runId, root);
+    return root;
+  }
+
+  #unfollow(runId) {
+    this.#runs.delete(runId);
+    for (const [part, root] of this.#roots) if (root === runId) this.#roots.delete(part);
+  }
+
+  #noteInput(event) {
+    if (event.job_id != null) return;
+    if (event.type === "input_required") this.#await(event);
+    else if (event.type === "input_received") this.#inputs.delete(event.input_id);
+    else if (event.type === "agent_completed") {
+      for (const [inputId, input] of this.#inputs) if (input.run_id === event.run_id) this.#inputs.delete(inputId);
+    }
+  }
+
+  #await(input) {
+    if (typeof input?.input_id !== "string") return;
+    this.#inputs.set(input.input_id, Object.freeze({ ...input }));
+    if (this.#inputs.size > MAX_INPUTS) this.#inputs.delete(this.#inputs.keys().next().value);
   }
 
   #adopt(receipt) {
     const run = new Run(this, receipt, new EventQueue({ limit: this.#options.runQueueLimit ?? QUEUE_LIMIT }));
-    const early = this.#early.filter((event) => event.run_id === receipt.runId);
-    if (this.#state === "closed") run.lose(new NetraError("CLOSED", "the session was closed"));
-    else if (!early.map((event) => run.take(event)).includes(true)) {
-      this.#runs.set(receipt.runId, [...(this.#runs.get(receipt.runId) ?? []), run]);
+    if (this.#state === "closed") {
+      run.lose(new NetraError("CLOSED", "the session was closed"));
+      return run;
     }
+    const family = new Set([receipt.runId]);
+    for (const event of this.#early) {
+      if (!family.has(event.run_id) && !family.has(event.parent_run_id)) continue;
+      family.add(event.run_id);
+      if (run.take(event)) return run;
+    }
+    this.#runs.set(receipt.runId, [...(this.#runs.get(receipt.runId) ?? []), run]);
+    family.delete(receipt.runId);
+    for (const part of family) this.#roots.set(part, receipt.runId);
     return run;
   }
 

@@ -1,19 +1,11 @@
-/** One run on the page: its thoughts, tool calls, messages and questions, in the order in which they came. */
+/** One run on the page: its thoughts, tool calls, messages, questions and sub-runs, in the order in which they came. */
 
 import { messageText } from "/netra-ws.js";
-import { duration, element, icon, jsonBox, pretty, shortened } from "/console/dom.js";
+import { duration, element, icon, jsonBox, shortened } from "/console/dom.js";
+import { InputView } from "/console/input.js";
+import { ToolView } from "/console/tool.js";
 
-const OPEN_LINES = 14; // a tool call with more lines than this is folded when it is done
 const TICK_MS = 200;
-
-const TOOL_STATUS = {
-  executing: ["running", null],
-  ok: ["done", "check"],
-  error: ["failed", "cross"],
-  denied: ["denied", "cross"],
-  cancelled: ["cancelled", "cross"],
-  timeout: ["timed out", "cross"],
-};
 
 const RUN_STATUS = {
   success: "Done",
@@ -60,23 +52,35 @@ export class RunView {
   #inputs = new Map();
   #startedAt = performance.now();
   #ticking = null;
+  #touched = false; // whether somebody has folded or unfolded a sub-run
+  #brief = null;
 
   /**
    * @param {string} runId
-   * @param {{stop: (runId: string) => Promise<void>, answer: (inputId: string, value: unknown, status: string) =>
-   *   Promise<void>, announce: (text: string) => void, serverNow: () => number}} actions
-   * @param {{agent?: string, nested?: boolean}} [options]
+   * @param {object} actions of InputView, besides `stop(runId): Promise<boolean>`
+   * @param {{agent?: string, nested?: boolean}} [options] a nested run is one that another run has started
    */
   constructor(runId, actions, { agent, nested = false } = {}) {
     this.runId = runId;
+    this.agent = agent ?? "";
     this.nested = nested;
     this.state = "idle"; // idle: only history; then queued, running, over
     this.#actions = actions;
     this.body = element("div.run-body");
-    this.element = element("section.run", { "data-run-id": runId, "aria-label": agent ? `Run of ${agent}` : "Run" });
-    if (nested && agent) this.element.append(element("p.run-agent", {}, agent));
-    this.status = element("div.run-status", { testid: "run-status", hidden: true });
-    this.element.append(this.body, this.status);
+    this.status = element(nested ? "span.run-status" : "div.run-status", { testid: "run-status", hidden: true });
+    this.element = nested ? this.#fold() : this.#section();
+  }
+
+  #section() {
+    const label = this.agent ? `Run of ${this.agent}` : "Run";
+    return element("section.run", { "data-run-id": this.runId, "aria-label": label }, this.body, this.status);
+  }
+
+  #fold() {
+    this.#brief = element("span.sub-run-brief");
+    const summary = element("summary", {}, element("span.sub-run-name", {}, this.agent || "Another agent"), this.#brief, this.status);
+    summary.addEventListener("click", () => (this.#touched = true));
+    return element("details.sub-run", { testid: "sub-run", "data-run-id": this.runId, open: true }, summary, this.body);
   }
 
   /** Show a message that was finished before this page was there. */
@@ -85,10 +89,26 @@ export class RunView {
     this.#messages.get(messageId).box.removeAttribute("data-streaming");
   }
 
-  /** Put something else (a steered message, a sub-run) where the run is now. */
+  /** Put something else (a steered message) where the run is now. */
   place(node) {
     this.#endThought();
     this.body.append(node);
+  }
+
+  /** Put a sub-run below the tool call that started it, or where the run is now. */
+  placeRun(node, toolCallId) {
+    (this.#tools.get(toolCallId) ?? this).place(node);
+  }
+
+  /** The question of this id that still waits for an answer, or undefined. */
+  openInput(inputId) {
+    const input = this.#inputs.get(inputId);
+    return input?.open ? input : undefined;
+  }
+
+  /** Questions that wait for an answer, oldest first. */
+  get openInputs() {
+    return [...this.#inputs.values()].filter((input) => input.open);
   }
 
   /** Whether a message of this id is shown here. */
@@ -109,7 +129,7 @@ export class RunView {
       this.#message(event.message_id).take(event);
     },
     tool_executing: (event) => this.#toolStarts(event),
-    tool_progress: (event) => this.#toolGoesOn(event),
+    tool_progress: (event) => this.#tools.get(event.tool_call_id)?.goOn(event),
     tool_completed: (event) => this.#toolEnds(event),
     input_required: (event) => this.#ask(event),
     input_received: (event) => this.#answered(event),
@@ -131,16 +151,27 @@ export class RunView {
     const agoMs = Number.isFinite(startedAt) ? Math.max(0, this.#actions.serverNow() - startedAt) * 1_000 : 0;
     this.#startedAt = performance.now() - agoMs;
     this.#show("running", "Running");
-    const words = this.status.querySelector(".run-words");
     clearInterval(this.#ticking);
-    this.#ticking = setInterval(() => {
-      words.textContent = `Running · ${duration(Math.max(1_000, performance.now() - this.#startedAt))}`;
-    }, TICK_MS);
+    this.#ticking = setInterval(() => this.#tellState(), TICK_MS);
+    this.#tellState();
   }
 
   /** Let go of what outlives the element. */
   dispose() {
     clearInterval(this.#ticking);
+    for (const input of this.#inputs.values()) input.dispose();
+  }
+
+  /** Say how long it runs; while it asks, its clocks stand still. */
+  #tellState() {
+    if (this.state !== "running") return;
+    const asks = this.openInputs.length > 0;
+    this.status.dataset.status = asks ? "asking" : "running";
+    const ranMs = performance.now() - this.#startedAt;
+    const runs = ranMs < 1_000 ? "Running" : `Running · ${duration(ranMs)}`;
+    const words = asks ? "Waits for your answer" : runs;
+    const shown = this.status.querySelector(".run-words");
+    if (shown.textContent !== words) shown.textContent = words;
   }
 
   async stop() {
@@ -216,93 +247,32 @@ export class RunView {
   #toolStarts(event) {
     if (this.#tools.has(event.tool_call_id)) return;
     this.#endThought();
-    const parameters = event.parameters ?? {};
-    const mark = element("span.tool-mark", { "aria-hidden": "true" }, element("span.spinner"));
-    const status = element("span.tool-status", {}, "running");
-    const body = element("div.tool-body", {}, part("Parameters", jsonBox(parameters, "tool-parameters")));
-    const brief = shortened(Object.entries(parameters).map(([name, value]) => `${name}: ${pretty(value)}`).join(", "), 120);
-    const box = element("details.tool", { testid: "tool", open: true, "data-status": "executing" },
-      element("summary", {}, mark, element("span.tool-name", {}, String(event.tool_name)), element("span.tool-brief", {}, brief), status),
-      body,
-    );
-    box.querySelector("summary").addEventListener("click", () => (box.dataset.touched = "true"));
-    this.body.append(box);
-    this.#tools.set(event.tool_call_id, { box, mark, status, body, progress: null, parameters });
-  }
-
-  #toolGoesOn(event) {
-    const tool = this.#tools.get(event.tool_call_id);
-    if (!tool) return;
-    if (!tool.progress) {
-      tool.progress = element("div.tool-progress", {}, element("span"), element("progress", { max: 1, "aria-label": "Progress" }));
-      tool.body.append(tool.progress);
-    }
-    tool.progress.firstChild.textContent = event.message ?? "";
-    if (Number.isFinite(event.progress)) tool.progress.lastChild.value = event.progress;
+    const tool = new ToolView(event);
+    this.body.append(tool.element);
+    this.#tools.set(event.tool_call_id, tool);
   }
 
   #toolEnds(event) {
-    if (!this.#tools.has(event.tool_call_id)) this.#toolStarts(event);
-    const { box, mark, status, body, progress, parameters } = this.#tools.get(event.tool_call_id);
-    const [words, sign] = TOOL_STATUS[event.status] ?? [String(event.status), "check"];
-    box.dataset.status = event.status;
-    mark.replaceChildren(sign ? icon(sign) : "");
-    status.textContent = [words, duration(event.duration_ms)].filter(Boolean).join(" · ");
-    progress?.remove();
-    if (event.error) {
-      const text = [event.error.code, event.error.message].filter(Boolean).join(": ");
-      body.append(element("p.run-error", { testid: "error" }, text));
-    }
-    if (event.status === "ok" || (event.results !== null && event.results !== undefined)) {
-      body.append(part("Result", jsonBox(event.results, "tool-results")));
-    }
-    const lines = pretty(parameters).split("\n").length + pretty(event.results).split("\n").length;
-    if (lines > OPEN_LINES && !box.dataset.touched) box.open = false;
+    this.#toolStarts(event); // its start may be gone from the stream
+    this.#tools.get(event.tool_call_id).end(event);
   }
 
+  /** Show a question, once; one that a welcome names and a replay brings, too, is one. */
   #ask(event) {
-    if (this.#inputs.has(event.input_id)) return;
+    if (this.#inputs.has(event.input_id) || this.state === "over") return;
     this.#endThought();
-    const row = element("form.input-row", { "aria-label": "Answer" });
-    const reply = (value, status = "resolved") => this.#answer(event.input_id, value, status);
-    if (Array.isArray(event.choices) && event.choices.length > 0) {
-      for (const choice of event.choices) {
-        const label = typeof choice === "object" && choice !== null ? choice.label ?? pretty(choice) : String(choice);
-        const button = element("button.quiet", { type: "button" }, label);
-        const value = typeof choice === "object" && choice !== null ? choice.value ?? choice : choice;
-        button.addEventListener("click", () => reply(value));
-        row.append(button);
-      }
-    } else {
-      const wanted = event.schema?.type;
-      const field = element("input", { "aria-label": "Your answer", autocomplete: "off" });
-      row.append(field, element("button.primary", {}, "Answer"));
-      row.addEventListener("submit", () => reply(typed(field.value, wanted)));
-    }
-    row.addEventListener("submit", (submit) => submit.preventDefault());
-    const decline = element("button.quiet", { type: "button" }, "Decline");
-    decline.addEventListener("click", () => reply(null, "cancelled"));
-    row.append(decline);
-    const box = element("div.input", { testid: "input" }, element("p.input-prompt", {}, String(event.prompt ?? "")), row);
-    this.body.append(box);
-    this.#inputs.set(event.input_id, { box, row });
-    this.#actions.announce(`The assistant asks: ${event.prompt ?? ""}`);
-  }
-
-  async #answer(inputId, value, status) {
-    const { row } = this.#inputs.get(inputId);
-    const controls = [...row.elements];
-    for (const control of controls) control.disabled = true;
-    const taken = await this.#actions.answer(inputId, value, status);
-    if (!taken) for (const control of controls) control.disabled = false;
+    const input = new InputView(event, this.#actions);
+    this.#inputs.set(event.input_id, input);
+    this.body.append(input.element);
+    for (let box = input.element.closest("details"); box; box = box.parentElement.closest("details")) box.open = true;
+    this.#tellState();
+    const who = this.nested && this.agent ? this.agent : "The assistant";
+    this.#actions.announce(`${who} asks: ${input.prompt}`);
   }
 
   #answered(event) {
-    const input = this.#inputs.get(event.input_id);
-    if (!input) return;
-    const words = event.status === "resolved" ? `Answered: ${pretty(event.value)}` : "Not answered";
-    input.box.dataset.status = "done";
-    input.row.replaceWith(element("p.input-answer", {}, words));
+    this.#inputs.get(event.input_id)?.settle(event);
+    this.#tellState();
   }
 
   #complete(event) {
@@ -310,10 +280,7 @@ export class RunView {
     this.dispose();
     this.state = "over";
     for (const { box } of this.#messages.values()) box.removeAttribute("data-streaming");
-    for (const { box, row } of this.#inputs.values()) {
-      box.dataset.status = "done";
-      row.remove();
-    }
+    for (const input of this.#inputs.values()) input.abandon();
     const said = this.#messages.size > 0;
     const response = event.final_response;
     if (!said && typeof response === "string" && response !== "") this.restore(`${this.runId}:final`, response);
@@ -328,21 +295,16 @@ export class RunView {
     const took = event.duration_ms > 0 ? duration(event.duration_ms) : ""; // nothing: it never began
     const words = [outcome, took, ...usageWords(event.usage)].filter(Boolean).join(" · ");
     const shown = element("span.run-words", { "data-cancelled-by": event.cancelled_by }, words);
-    this.status.replaceChildren(shown);
-    if (this.nested) return;
     const last = [...this.#messages.values()].at(-1)?.text.text ?? "";
+    if (this.nested) {
+      this.status.replaceChildren(icon(event.status === "success" ? "check" : "cross"), shown);
+      this.#brief.textContent = shortened(last, 160);
+      if (!this.#touched && event.status === "success") this.element.open = false;
+      return;
+    }
+    this.status.replaceChildren(shown);
     this.#actions.announce(event.status === "success" ? `Assistant: ${last || outcome}` : `The run ended: ${outcome}`);
   }
-}
-
-function part(label, box) {
-  return element("div", {}, element("p.tool-label", {}, label), box);
-}
-
-function typed(text, wanted) {
-  if (wanted === "number" || wanted === "integer") return Number(text);
-  if (wanted === "boolean") return /^(y|yes|true|1)$/i.test(text.trim());
-  return text;
 }
 
 function errorWords(error) {

@@ -9,6 +9,7 @@ export class ThreadList {
   #onOpen;
   #threads = new Map();
   #busy = new Set();
+  #asking = new Set();
   #current = null;
 
   /**
@@ -57,10 +58,11 @@ export class ThreadList {
     if (this.#threads.delete(threadId)) this.draw();
   }
 
-  /** Say which thread is shown, and which have active runs. */
-  mark(current, busy) {
+  /** Say which thread is shown, which have active runs, and in which an agent waits for an answer. */
+  mark(current, busy, asking) {
     this.#current = current;
     this.#busy = busy;
+    this.#asking = asking;
     this.draw();
   }
 
@@ -74,14 +76,20 @@ export class ThreadList {
   }
 
   #row(threadId, { title, moment }) {
-    const side = this.#busy.has(threadId)
-      ? element("span.thread-dot", { role: "img", "aria-label": "running" })
-      : element("span.thread-time", {}, briefTime(moment));
+    const side = this.#sideOf(threadId, moment);
     const row = element("button.thread",
       { type: "button", testid: "thread", "data-thread-id": threadId, "aria-current": threadId === this.#current && "true" },
       element("span.thread-title", { title: title || UNTITLED }, title || UNTITLED), side);
     row.addEventListener("click", () => this.#onOpen(threadId));
     return row;
+  }
+
+  #sideOf(threadId, moment) {
+    if (this.#asking.has(threadId)) {
+      return element("span.thread-asks", { testid: "thread-asks", role: "img", "aria-label": "waits for your answer", title: "Waits for your answer" }, "?");
+    }
+    if (this.#busy.has(threadId)) return element("span.thread-dot", { role: "img", "aria-label": "running" });
+    return element("span.thread-time", {}, briefTime(moment));
   }
 
   #move(event) {
