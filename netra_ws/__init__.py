@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .agents.agent import Agent as Agent
+    from .agents.bridge import AsyncioRun as AsyncioRun
+    from .agents.bridge import bridge as bridge
     from .agents.declaring import tool as tool
     from .agents.llm.agent import LlmAgent as LlmAgent
     from .agents.llm.endpoint import ModelEndpoint as ModelEndpoint
@@ -51,6 +53,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Agent",
     "AgentError",
+    "AsyncioRun",
     "ClientError",
     "CloseCode",
     "CommandFailed",
@@ -81,6 +84,7 @@ __all__ = [
     "UserSession",
     "WrongThread",
     "__version__",
+    "bridge",
     "connect",
     "open_server",
     "serve",
@@ -91,6 +95,7 @@ __all__ = [
 _HOMES: Mapping[str, str] = {
     "Agent": "agents.agent",
     "AgentError": "errors",
+    "AsyncioRun": "agents.bridge",
     "ClientError": "errors",
     "CloseCode": "protocol.closing",
     "CommandFailed": "errors",
@@ -121,6 +126,7 @@ _HOMES: Mapping[str, str] = {
     "UserSession": "contexts.embedding",
     "WrongThread": "errors",
     "__version__": "version",
+    "bridge": "agents.bridge",
     "connect": "client",
     "open_server": "server",
     "serve": "server",

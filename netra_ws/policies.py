@@ -21,6 +21,7 @@ from netra_ws.access import (
     Verifier,
 )
 from netra_ws.agents.agent import Agent, collect_agents
+from netra_ws.agents.asyncio_thread import AsyncioThread
 from netra_ws.agents.builtin.assistant import make_assistant
 from netra_ws.agents.builtin.echo import echo
 from netra_ws.agents.request import RunPolicy
@@ -66,6 +67,7 @@ def context_policy(settings: Settings, given: Mapping[str, Agent]) -> ContextPol
             max_response_bytes=limits.max_response_bytes,
             max_event_bytes=limits.max_event_bytes,
             max_events=limits.max_events_per_run,
+            asyncio=AsyncioThread(),
             threads=trio.CapacityLimiter(RUN_THREADS),
             model=model,
         ),

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import attrs
 
 from netra_ws.access import freshness
-from netra_ws.agents import inputs, watchdog
+from netra_ws.agents import asyncio_thread, inputs, watchdog
 from netra_ws.agents.llm import bounds
 from netra_ws.contexts import dispatch, registry
 from netra_ws.history import recorder
@@ -269,6 +269,27 @@ WAITS: tuple[Wait, ...] = (
         shown="run_threads, run_threads_waiting, runs_stuck",
     ),
     Wait(
+        what="the asyncio side of a bridged run, and what that asks for",
+        where=(
+            "agents/bridge/orders.py Orders.news",
+            "agents/bridge/crossing.py Crossing._answer_to",
+            "agents/bridge/asyncio_run.py AsyncioRun.say",
+            "agents/bridge/blocks.py Block._until_left",
+            "agents/bridge/blocks.py Block.leave",
+            "agents/bridge/belongings.py _close",
+        ),
+        within_s=lambda s: s.registry.policy.run_timeout_s + s.registry.policy.run.finalise_s,
+        ends="the agent, or the clocks of its run, which cancel it; the run is sealed without what ignores that",
+        shown="runs, runs_stuck",
+    ),
+    Wait(
+        what="the thread of bridged agents to end",
+        where=("agents/asyncio_thread.py AsyncioThread.close",),
+        within_s=lambda s: asyncio_thread.JOIN_S,
+        ends="the thread; when it is blocked, the bound, and the log says so",
+        shown="",
+    ),
+    Wait(
         what="a child process to start, and the processes of a run to be gone",
         where=(
             "agents/processes.py Processes.start",
@@ -315,8 +336,8 @@ WAITS: tuple[Wait, ...] = (
         shown="commit_seconds, bytes_total, ping_rtt_seconds",
     ),
     Wait(
-        what="the next beat of the event loop",
-        where=("agents/watchdog.py Watchdog.run",),
+        what="the next beat of the event loop, and of the asyncio loop",
+        where=("agents/watchdog.py Watchdog.run", "agents/bridge/loop.py Loop._live"),
         within_s=lambda s: watchdog.BEAT_S,
         ends=f"the clock; what is late is named after {watchdog.STALL_S:g} s",
         shown="loop_stall_seconds",

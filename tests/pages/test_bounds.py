@@ -18,6 +18,12 @@ SOURCES = sources()
 #: What holds things and needs no row, and why.
 EXCEPTED = {
     **dict.fromkeys(
+        ("agents/bridge/belongings.py Belongings.tasks", "agents/bridge/belongings.py Belongings._awaited"),
+        "the agent's own tasks, which asyncio holds",
+    ),
+    "agents/bridge/orders.py Orders._speakers": "one entry for each task of the agent that waits to speak",
+    "agents/bridge/post.py Post._calls": "a few entries for each bridged run: what it orders is bounded, and waits",
+    **dict.fromkeys(
         (
             "agents/request.py RunRequest.context",
             "contexts/starting.py Ask.context",
