@@ -260,7 +260,6 @@ class _Step:
             text = text.lstrip()  # models put line feeds in front, also where only a tool call follows
         if text:
             self.told = True
-            self.run.speech.end_thought()
             await self.run.say(text)
 
     def _check(self) -> None:
