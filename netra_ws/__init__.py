@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from .agents.declaring import tool as tool
     from .agents.llm.agent import LlmAgent as LlmAgent
     from .agents.llm.endpoint import ModelEndpoint as ModelEndpoint
+    from .agents.mcp import McpServer as McpServer
+    from .agents.mcp import open_mcp as open_mcp
     from .agents.run import Run as Run
     from .agents.tools import Tool as Tool
     from .agents.tools import ToolCall as ToolCall
@@ -63,6 +65,7 @@ __all__ = [
     "Identity",
     "InputDeclined",
     "LlmAgent",
+    "McpServer",
     "ModelEndpoint",
     "NetraError",
     "Position",
@@ -86,6 +89,7 @@ __all__ = [
     "__version__",
     "bridge",
     "connect",
+    "open_mcp",
     "open_server",
     "serve",
     "tool",
@@ -105,6 +109,7 @@ _HOMES: Mapping[str, str] = {
     "Identity": "identity",
     "InputDeclined": "errors",
     "LlmAgent": "agents.llm.agent",
+    "McpServer": "agents.mcp",
     "ModelEndpoint": "agents.llm.endpoint",
     "NetraError": "errors",
     "Position": "protocol.replies",
@@ -128,6 +133,7 @@ _HOMES: Mapping[str, str] = {
     "__version__": "version",
     "bridge": "agents.bridge",
     "connect": "client",
+    "open_mcp": "agents.mcp",
     "open_server": "server",
     "serve": "server",
     "tool": "agents.declaring",

@@ -46,6 +46,8 @@ ONLY = {
     "jwt": {"access"},
     "cryptography": {"access", "wire"},
     "httpx": {"agents", "keyring"},
+    "httpx2": {"agents"},
+    "mcp": {"agents"},
     "structlog": {"agents", "logs"},
     "opentelemetry": {"agents"},
     "jsonschema": {"agents"},

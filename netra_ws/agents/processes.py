@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,24 @@ class Processes:
 
     run_id: str
     _started: list[trio.Process] = attrs.field(factory=list)
+    _parts: list[Processes] = attrs.field(factory=list)
+    _whole: Processes | None = attrs.field(default=None, kw_only=True)
+
+    @asynccontextmanager
+    async def part(self, finalise_s: float) -> AsyncIterator[Processes]:
+        """Hold processes that end before the run does: when the block is left, they are killed and waited for.
+
+        What is not gone in *finalise_s* seconds stays with the run.
+        """
+        part = Processes(self.run_id, whole=self)
+        self._parts.append(part)
+        try:
+            yield part
+        finally:
+            with trio.move_on_after(finalise_s, shield=True) as scope:
+                await part.end()
+            if not scope.cancelled_caught:
+                self._parts.remove(part)
 
     async def start(
         self, command: Sequence[str] | str, *, env: Mapping[str, str] | None = None, **options: Any
@@ -47,7 +66,8 @@ class Processes:
         Raises:
             AgentError: ``QUOTA_EXCEEDED``: the run has started ``MAX_PROCESSES``.
         """
-        if len(self._started) >= MAX_PROCESSES:
+        whole = self if self._whole is None else self._whole
+        if sum(len(each._started) for each in (whole, *whole._parts)) >= MAX_PROCESSES:
             raise AgentError(f"a run may start {MAX_PROCESSES} processes", code="QUOTA_EXCEEDED")
         options["start_new_session"] = True
         options["env"] = {**(os.environ if env is None else env), VARIABLE: self._mark}
@@ -66,10 +86,12 @@ class Processes:
     @property
     def any(self) -> bool:
         """Whether something was started."""
-        return bool(self._started)
+        return bool(self._started) or any(part.any for part in self._parts)
 
     def kill(self) -> set[int]:
         """Kill every group that is still there and return their numbers, at once."""
+        for part in self._parts:
+            part.kill()
         return {process.pid for process in self._started if _is_ours(process) and _kill_group(process.pid)}
 
     async def end(self) -> None:
@@ -78,6 +100,8 @@ class Processes:
         The caller bounds the wait; a process that ignores SIGKILL is in the kernel's hands.
         """
         groups = self.kill()
+        for part in self._parts:
+            await part.end()
         for process in self._started:
             await process.wait()
         while left := await trio.to_thread.run_sync(_living, groups, self._mark, limiter=_LOOKERS):

@@ -15,6 +15,7 @@ from netra_ws.access import freshness, tickets
 from netra_ws.access.keys import MAX_KEYS
 from netra_ws.agents import asyncio_thread, calling, delegation, inputs, processes, watchdog
 from netra_ws.agents.llm import bounds, chunks
+from netra_ws.agents.mcp import bounds as mcp
 from netra_ws.contexts import connection, dispatch, memory, quota, registry
 from netra_ws.history import cursor, recorder, stream
 from netra_ws.protocol.events import Event
@@ -361,9 +362,35 @@ CONTAINERS: tuple[Container, ...] = (
     ),
     Container(
         what="processes_of_run",
-        where=("agents/processes.py Processes._started",),
+        where=("agents/processes.py Processes._started", "agents/processes.py Processes._parts"),
         per="run",
         bound=lambda s: processes.MAX_PROCESSES,
+        policy="AgentError QUOTA_EXCEEDED in the agent",
+        shown='runs_total{status="error"}',
+    ),
+    Container(
+        what="mcp_message",
+        where=("agents/mcp/pipe.py Pipe._heard",),
+        per="run",
+        bound=lambda s: mcp.MAX_MESSAGE_BYTES,
+        unit="bytes of a message of each of its MCP servers",
+        policy="AgentError MCP_BROKEN in the calls of that server",
+        shown="runs",
+    ),
+    Container(
+        what="mcp_complaints",
+        where=("agents/mcp/pipe.py Pipe._complaints",),
+        per="run",
+        bound=lambda s: mcp.KEPT_COMPLAINTS,
+        unit="lines of each of its MCP servers",
+        policy=f"the oldest is dropped; {mcp.MAX_COMPLAINTS} are logged, the others are read slowly and dropped",
+        shown="runs",
+    ),
+    Container(
+        what="mcp_open_calls",
+        where=("agents/mcp/questions.py Questions._calls",),
+        per="run",
+        bound=lambda s: calling.MAX_OPEN_CALLS,
         policy="AgentError QUOTA_EXCEEDED in the agent",
         shown='runs_total{status="error"}',
     ),

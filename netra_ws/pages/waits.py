@@ -13,6 +13,7 @@ import attrs
 from netra_ws.access import freshness
 from netra_ws.agents import asyncio_thread, inputs, watchdog
 from netra_ws.agents.llm import bounds
+from netra_ws.agents.mcp import bounds as mcp
 from netra_ws.contexts import dispatch, registry
 from netra_ws.history import recorder
 from netra_ws.wire import crowd, door, pump, stream
@@ -299,6 +300,47 @@ WAITS: tuple[Wait, ...] = (
         ),
         within_s=lambda s: s.registry.policy.run.finalise_s,
         ends="SIGKILL to their group, or timing.finalise_s; at a start, for those of a killed server, 5 s",
+        shown="runs",
+    ),
+    Wait(
+        what="an MCP server to tell its tools, to answer a call, to say anything",
+        where=(
+            "agents/mcp/opening.py _load",
+            "agents/mcp/opening.py _opened",
+            "agents/mcp/opening.py _close_when_cancelled",
+            "agents/mcp/http.py Bounded.handle_async_request",
+            "agents/mcp/http.py HttpWire.receive",
+            "agents/mcp/link.py Link._hear",
+            "agents/mcp/link.py Link._converse",
+            "agents/mcp/pipe.py Pipe._line",
+            "agents/mcp/pipe.py Pipe.hear_complaints",
+            "agents/mcp/progress.py Progress.note",
+        ),
+        within_s=None,
+        ends="start_timeout_s until it has told its tools, timeout_s of a call, the end of the agent's block",
+        shown="runs",
+    ),
+    Wait(
+        what="an MCP server to read a message",
+        where=(
+            "agents/mcp/http.py HttpWire.send",
+            "agents/mcp/link.py Link._say",
+            "agents/mcp/pipe.py Pipe.send",
+        ),
+        within_s=lambda s: mcp.STALL_S,
+        ends="the bound; then it is broken",
+        shown="runs",
+    ),
+    Wait(
+        what="an MCP server to part",
+        where=(
+            "agents/mcp/http.py Body.aclose",
+            "agents/mcp/http.py Bounded.aclose",
+            "agents/mcp/pipe.py Pipe.close",
+            "agents/mcp/pipe.py Pipe._ended",
+        ),
+        within_s=lambda s: 2 * min(mcp.PARTING_S, s.registry.policy.run.finalise_s / 4),
+        ends="its going; the bound, and SIGKILL",
         shown="runs",
     ),
     Wait(

@@ -186,3 +186,36 @@ def test_a_start_does_not_end_itself() -> None:
     finally:
         other.kill()
         other.wait()
+
+
+async def test_a_part_ends_before_the_rest(tmp_path: Path) -> None:
+    """Processes of a part are gone when its block is left, with all that came of them; the others go on."""
+    processes = Processes("run")
+    folders = [tmp_path / "rest", tmp_path / "part"]
+    script = CHILDREN["has a grandchild in a session of its own"]
+    for folder in folders:
+        folder.mkdir()
+    await processes.start([sys.executable, "-c", script, str(folders[0])])
+    async with processes.part(5.0) as part:
+        await part.start([sys.executable, "-c", script, str(folders[1])])
+        for folder in folders:
+            await signed_in(folder, 2)
+    assert [len(alive(folder)) for folder in folders] == [2, 0]
+    await processes.end()
+    assert not alive(folders[0])
+
+
+async def test_parts_go_with_the_rest(tmp_path: Path) -> None:
+    """Who kills the processes of a run, or ends them, reaches those of its parts, too."""
+    processes = Processes("run")
+    for end in (processes.end, None):
+        async with processes.part(5.0) as part:
+            process = await part.start([sys.executable, "-c", SLEEP])
+            assert processes.any
+            if end is None:
+                processes.kill()
+            else:
+                await end()
+            with trio.fail_after(5):
+                assert await process.wait() == -9
+    assert not processes.any

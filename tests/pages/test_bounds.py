@@ -69,6 +69,12 @@ EXCEPTED = {
     "agents/llm/endpoint.py ModelEndpoint.prices": "fixed when the endpoint is made",
     "agents/llm/endpoint.py _trust cache": "one",
     "agents/llm/endpoint.py _no_trust cache": "one",
+    **dict.fromkeys(
+        ("agents/mcp/servers.py McpServer.env", "agents/mcp/servers.py McpServer.headers"),
+        "what a program has written",
+    ),
+    "agents/mcp/schemas.py _bounded cache": "one entry for each draft of JSON Schema",
+    "agents/mcp/http.py trust cache": "one entry",
     "agents/builtin/clock.py _names cache": "the names of the system's time zones",
     "contexts/embedding.py Events._family": "one run and its sub-runs, of which a family has delegation.MAX_FAMILY",
     "contexts/embedding.py Events._ready": "what one read of at most 64 KiB of the log gave",
