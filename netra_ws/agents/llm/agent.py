@@ -10,20 +10,20 @@ from types import MappingProxyType
 from typing import Any
 
 import attrs
-import orjson
 import trio
 
 from netra_ws.errors import ConfigError, EventTooLarge, ModelError
 
+from ..mcp import McpServer, open_mcp
 from ..run import Run
 from ..speech import cut
-from ..toolbox import Toolbox
 from ..tools import Tool
 from .bounds import ATTEMPTS, BACKOFF_S, LAST_WORDS_S, MAX_BACKOFF_S, MAX_RETRY_AFTER_S
 from .chunks import Answer, AskedCall, Piece
-from .conversation import Conversation, Message, clip, open_conversation, tokens_in
+from .conversation import Conversation, Message, clip, open_conversation
 from .endpoint import ModelEndpoint, OpenEndpoint, open_endpoint
 from .listening import ChunkStream
+from .offer import Offer
 from .secrecy import Veil
 
 logger = logging.getLogger(__name__)
@@ -32,8 +32,8 @@ logger = logging.getLogger(__name__)
 _OURS = frozenset({"messages", "model", "tools", "stream", "n"})
 
 
-def _once(tools: Iterable[Tool]) -> tuple[Tool, ...]:
-    return tuple(tools)
+def _once(items: Iterable[Any]) -> tuple[Any, ...]:
+    return tuple(items)
 
 
 def _options(options: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -67,6 +67,7 @@ class LlmAgent:
             are left out first. Leave room for the answer.
         options: More fields of the request, such as ``temperature``; None takes out one that is sent by default
             (``{"stream_options": None}`` for servers that do not know it).
+        mcp: Servers whose tools the model is offered, too; each run has connections of its own to them.
 
     Raises:
         ConfigError: Two tools have the same name, or an option is one that the agent writes itself.
@@ -79,53 +80,50 @@ class LlmAgent:
     max_steps: int = attrs.field(default=16, validator=attrs.validators.ge(1))
     context_tokens: int = attrs.field(default=16_000, validator=attrs.validators.ge(1))
     options: Mapping[str, Any] = attrs.field(factory=dict, converter=_options)
-    _toolbox: Toolbox = attrs.field(init=False, repr=False)
-    _functions: Sequence[Mapping[str, Any]] = attrs.field(init=False, repr=False)
-    _functions_tokens: int = attrs.field(init=False, repr=False)
+    mcp: Iterable[McpServer] = attrs.field(default=(), converter=_once)
+    _offer: Offer = attrs.field(init=False, repr=False)
 
-    @_toolbox.default
-    def _make_toolbox(self) -> Toolbox:
-        return Toolbox(self.tools)
-
-    @_functions.default
-    def _list_functions(self) -> Sequence[Mapping[str, Any]]:
-        return self._toolbox.functions()
-
-    @_functions_tokens.default
-    def _count_functions(self) -> int:
-        return tokens_in(orjson.dumps(self._functions).decode()) if self._functions else 0
+    @_offer.default
+    def _make_offer(self) -> Offer:
+        return Offer.of(self.tools)
 
     async def __call__(self, run: Run) -> str:
         """Answer ``run.text`` and return the last message.
 
         Raises:
             ModelError: The model cannot be asked, or does not come to an end.
+            AgentError: ``MCP_UNAVAILABLE``: an MCP server that is not optional cannot be had.
         """
         endpoint = self.endpoint or run.policy.model
         if endpoint is None:
             raise ModelError("LLM_UNAVAILABLE", "this server has no model: llm.base_url and llm.model are not set")
+        names = [tool.name for tool in self._offer.toolbox]
+        async with open_mcp(run, self.mcp, taken=names) as more, open_endpoint(endpoint) as opened:
+            offer = Offer.of([*self.tools, *more]) if more else self._offer
+            return await self._converse(run, opened, offer)
+
+    async def _converse(self, run: Run, opened: OpenEndpoint, offer: Offer) -> str:
         conversation = await open_conversation(run, self.instructions or "", self.context_tokens)
         said = ""
-        async with open_endpoint(endpoint) as opened:
-            for _ in range(self.max_steps):
-                answer = await self._step(run, opened, conversation)
-                said = run.said or said
-                calls = answer.calls()
-                if calls:
-                    run.end_message()
-                    conversation.add_exchange(answer.text, calls, await self._use(run, opened, calls))
-                steered = run.steered()
-                if not calls and not steered:
-                    return _fitting(run, said)
-                if not calls:
-                    run.end_message()
-                    conversation.add_answer(answer.text)
-                conversation.add_user(steered)
+        for _ in range(self.max_steps):
+            answer = await self._step(run, opened, offer, conversation)
+            said = run.said or said
+            calls = answer.calls()
+            if calls:
+                run.end_message()
+                conversation.add_exchange(answer.text, calls, await _use(run, opened, offer, calls))
+            steered = run.steered()
+            if not calls and not steered:
+                return _fitting(run, said)
+            if not calls:
+                run.end_message()
+                conversation.add_answer(answer.text)
+            conversation.add_user(steered)
         raise ModelError("LLM_STEPS", f"the model was not done after {self.max_steps} steps")
 
-    async def _step(self, run: Run, opened: OpenEndpoint, conversation: Conversation) -> Answer:
+    async def _step(self, run: Run, opened: OpenEndpoint, offer: Offer, conversation: Conversation) -> Answer:
         """Ask once for the next step, or a few times while nothing of it was told."""
-        body = self._body(opened.endpoint, conversation.messages(self._functions_tokens))
+        body = self._body(opened.endpoint, offer, conversation.messages(offer.tokens))
         for attempt in itertools.count(1):
             step = _Step(run, opened, str(body["model"]))
             try:
@@ -149,30 +147,31 @@ class LlmAgent:
             await trio.sleep(wait_s)
         return step.answer
 
-    def _body(self, endpoint: ModelEndpoint, messages: Sequence[Message]) -> dict[str, Any]:
+    def _body(self, endpoint: ModelEndpoint, offer: Offer, messages: Sequence[Message]) -> dict[str, Any]:
         body = {
             "model": self.model or endpoint.model,
             "messages": messages,
             "stream": True,
             "stream_options": {"include_usage": True},
-            "tools": self._functions or None,
+            "tools": offer.functions or None,
             **self.options,
         }
         return {name: value for name, value in body.items() if value is not None}
 
-    async def _use(self, run: Run, opened: OpenEndpoint, calls: Sequence[AskedCall]) -> list[str]:
-        """Use the tools that one step asks for, all at once; return what each of them answers, in the same order."""
-        results = [""] * len(calls)
-        secrecy = opened.endpoint.secrecy
 
-        async def use(place: int, call: AskedCall) -> None:
-            name, arguments = secrecy.cover(call.name), secrecy.cover(call.arguments)
-            results[place] = (await self._toolbox.attempt(run, name, arguments)).for_model()
+async def _use(run: Run, opened: OpenEndpoint, offer: Offer, calls: Sequence[AskedCall]) -> list[str]:
+    """Use the tools that one step asks for, all at once; return what each of them answers, in the same order."""
+    results = [""] * len(calls)
+    secrecy = opened.endpoint.secrecy
 
-        async with trio.open_nursery() as nursery:
-            for place, call in enumerate(calls):
-                nursery.start_soon(use, place, call)
-        return results
+    async def use(place: int, call: AskedCall) -> None:
+        name, arguments = secrecy.cover(call.name), secrecy.cover(call.arguments)
+        results[place] = (await offer.toolbox.attempt(run, name, arguments)).for_model()
+
+    async with trio.open_nursery() as nursery:
+        for place, call in enumerate(calls):
+            nursery.start_soon(use, place, call)
+    return results
 
 
 @attrs.define(eq=False)
