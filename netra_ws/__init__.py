@@ -12,7 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .agents.agent import Agent as Agent
+    from .agents.bridge import AsyncioRun as AsyncioRun
+    from .agents.bridge import bridge as bridge
     from .agents.declaring import tool as tool
+    from .agents.llm.agent import LlmAgent as LlmAgent
+    from .agents.llm.endpoint import ModelEndpoint as ModelEndpoint
     from .agents.mcp import McpServer as McpServer
     from .agents.mcp import open_mcp as open_mcp
     from .agents.run import Run as Run
@@ -51,6 +55,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Agent",
     "AgentError",
+    "AsyncioRun",
     "ClientError",
     "CloseCode",
     "CommandFailed",
@@ -59,7 +64,9 @@ __all__ = [
     "DelegateFailed",
     "Identity",
     "InputDeclined",
+    "LlmAgent",
     "McpServer",
+    "ModelEndpoint",
     "NetraError",
     "Position",
     "Refused",
@@ -80,6 +87,7 @@ __all__ = [
     "UserSession",
     "WrongThread",
     "__version__",
+    "bridge",
     "connect",
     "open_mcp",
     "open_server",
@@ -91,6 +99,7 @@ __all__ = [
 _HOMES: Mapping[str, str] = {
     "Agent": "agents.agent",
     "AgentError": "errors",
+    "AsyncioRun": "agents.bridge",
     "ClientError": "errors",
     "CloseCode": "protocol.closing",
     "CommandFailed": "errors",
@@ -99,7 +108,9 @@ _HOMES: Mapping[str, str] = {
     "DelegateFailed": "errors",
     "Identity": "identity",
     "InputDeclined": "errors",
+    "LlmAgent": "agents.llm.agent",
     "McpServer": "agents.mcp",
+    "ModelEndpoint": "agents.llm.endpoint",
     "NetraError": "errors",
     "Position": "protocol.replies",
     "Refused": "errors",
@@ -120,6 +131,7 @@ _HOMES: Mapping[str, str] = {
     "UserSession": "contexts.embedding",
     "WrongThread": "errors",
     "__version__": "version",
+    "bridge": "agents.bridge",
     "connect": "client",
     "open_mcp": "agents.mcp",
     "open_server": "server",

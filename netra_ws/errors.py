@@ -12,7 +12,8 @@
     │   ├── InvalidParameters  a tool was called with parameters that it does not take
     │   ├── ToolDenied       a tool was not allowed; told with status ``denied``
     │   ├── InputDeclined    the user does not answer an ``ask``, or not in time
-    │   └── DelegateFailed   a sub-run did not end with success
+    │   ├── DelegateFailed   a sub-run did not end with success
+    │   └── ModelError       a model's endpoint is away, refuses, or answers nonsense
     ├── RunClosed            an agent goes on after its run has ended or was sealed
     ├── WrongThread          a run was used outside the server's Trio thread
     ├── ServerError          ours; logged, the client is told ``INTERNAL``
@@ -190,6 +191,31 @@ class DelegateFailed(AgentError):
         super().__init__(text, code=code, retryable=retryable)
         self.run_id = run_id
         self.status = status
+
+
+class ModelError(AgentError):
+    """A model's endpoint did not do what it was asked for; never holds its key, nor a header that was sent.
+
+    Attributes:
+        code: ``LLM_UNAVAILABLE`` (no connection, no answer in time, overloaded), ``LLM_REFUSED`` (it says no),
+            ``LLM_BROKEN`` (broken off, or nonsense), ``LLM_CONTEXT_TOO_LONG`` or ``LLM_STEPS`` (the model asks for
+            tools without an end).
+        again: Whether the same request may succeed within seconds.
+        retry_after_s: Seconds that the endpoint asks to wait first, or None.
+    """
+
+    def __init__(
+        self,
+        code: str,
+        text: str,
+        *,
+        retryable: bool = False,
+        again: bool = False,
+        retry_after_s: float | None = None,
+    ) -> None:
+        super().__init__(text, code=code, retryable=retryable or again)
+        self.again = again
+        self.retry_after_s = retry_after_s
 
 
 class RunClosed(NetraError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 import trio
@@ -21,16 +21,20 @@ from netra_ws.access import (
     Verifier,
 )
 from netra_ws.agents.agent import Agent, collect_agents
+from netra_ws.agents.asyncio_thread import AsyncioThread
 from netra_ws.agents.builtin.assistant import make_assistant
 from netra_ws.agents.builtin.echo import echo
 from netra_ws.agents.request import RunPolicy
 from netra_ws.contexts.policy import ContextPolicy
 from netra_ws.errors import ConfigError
-from netra_ws.settings import Settings, development_secret
+from netra_ws.settings import Settings, development_secret, has_model
 from netra_ws.version import __version__
 from netra_ws.wire.certificates import Certificates
 from netra_ws.wire.door import SOCKET_PATHS
 from netra_ws.wire.pump import PROTOCOL
+
+if TYPE_CHECKING:
+    from netra_ws.agents.llm.endpoint import ModelEndpoint
 
 #: Worker threads for blocking code of all runs.
 RUN_THREADS = 40
@@ -44,6 +48,13 @@ def context_policy(settings: Settings, given: Mapping[str, Agent]) -> ContextPol
     """
     prices = {model: attrs.asdict(price, filter=_is_set) for model, price in settings.prices.items()}
     builtin: dict[str, Agent] = {"assistant": make_assistant(prices or None), "echo": echo}
+    model = _model_endpoint(settings, prices)
+    if (
+        settings.llm.base_url is not None
+    ):  # also where it is wrong: that is said once, and not that the agent is missing
+        from netra_ws.agents.builtin.model import make_llm
+
+        builtin["llm"] = make_llm(prices or None)
     agents = collect_agents(builtin, settings.agents.modules, given)
     if settings.agents.default not in agents:
         raise ConfigError(f"agents.default: there is no agent {settings.agents.default!r}")
@@ -56,7 +67,9 @@ def context_policy(settings: Settings, given: Mapping[str, Agent]) -> ContextPol
             max_response_bytes=limits.max_response_bytes,
             max_event_bytes=limits.max_event_bytes,
             max_events=limits.max_events_per_run,
+            asyncio=AsyncioThread(),
             threads=trio.CapacityLimiter(RUN_THREADS),
+            model=model,
         ),
         on_disconnect=_on_disconnect(settings),
         allow_continue=settings.agents.allow_continue,
@@ -75,6 +88,18 @@ def context_policy(settings: Settings, given: Mapping[str, Agent]) -> ContextPol
         max_threads_per_user=limits.max_threads_per_user,
         max_queued_per_thread=limits.max_queued_per_thread,
     )
+
+
+def _model_endpoint(settings: Settings, prices: Mapping[str, Mapping[str, float]]) -> ModelEndpoint | None:
+    llm = settings.llm
+    if not has_model(settings):
+        return None
+    assert llm.base_url is not None
+    assert llm.model is not None
+    # Imported late: httpx takes its time, and a server without a model has no use for it.
+    from netra_ws.agents.llm.endpoint import ModelEndpoint
+
+    return ModelEndpoint(llm.base_url, llm.model, llm.api_key, prices=prices, proxy=llm.proxy)
 
 
 def _is_set(attribute: object, value: object) -> bool:
@@ -170,5 +195,11 @@ def public_config(settings: Settings, policy: ContextPolicy, *, tokens: bool = T
         "heartbeat": {"interval_s": policy.heartbeat_interval_s, "pong_timeout_s": policy.pong_timeout_s},
         "resume_window_s": policy.resume_window_s,
         "agents": sorted(policy.agents),
-        "features": {"resume": True, "threads": True, "search": True, "console": settings.server.console},
+        "features": {
+            "resume": True,
+            "threads": True,
+            "search": True,
+            "console": settings.server.console,
+            "llm": policy.run.model is not None,
+        },
     }

@@ -20,6 +20,7 @@ import trio
 
 from netra_ws.access import Admission, Revocations
 from netra_ws.agents.agent import Agent
+from netra_ws.agents.asyncio_thread import JOIN_S
 from netra_ws.agents.processes import end_lost
 from netra_ws.agents.tracing import load as load_tracing
 from netra_ws.agents.watchdog import Watchdog
@@ -236,7 +237,7 @@ def longest_end_s(settings: Settings) -> float:
     """Return the seconds after which a server that was asked to end must have ended; a sum of bounds."""
     timing = settings.timing
     runs_s = timing.drain_s + 2 * (timing.finalise_s + 1.0)
-    return runs_s + FLUSH_S + 3 * SHUT_S + LAST_FLUSH_S
+    return runs_s + FLUSH_S + 3 * SHUT_S + LAST_FLUSH_S + JOIN_S
 
 
 async def serve(
@@ -293,7 +294,7 @@ async def _rooms(
     store = world.store
     if store is None:
         store = make_store(settings.store.url, durability=_durability(settings))
-    commit, watchdog, clock = Histogram(), Watchdog(), world.clock
+    commit, watchdog, clock = Histogram(), Watchdog([policy.run.asyncio.pulse]), world.clock
     recorder = Recorder(store, settings.history.retention_days * DAY_S, clock=clock, on_commit=commit.observe)
     streams = Streams(store, recorder, clock, settings.history.ring_events, settings.history.ring_bytes)
     registry = Registry(policy, streams, Ledger(store), recorder, dice=world.dice, revocations=revocations)
@@ -332,6 +333,7 @@ async def _rooms(
             server.port = listener.socket.getsockname()[1]
         stack.push_async_callback(store.close)
         await store.open()
+        stack.push_async_callback(policy.run.asyncio.close)  # when all runs have ended
         async with trio.open_nursery() as below:
             below.start_soon(recorder.run, streams)
             # Their end is told when they have ended.

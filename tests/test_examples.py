@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import attrs
 import pytest
@@ -34,10 +35,13 @@ class Running:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    """A server of its own process, in the folder of the examples, with the example's agent."""
+    """A server of its own process, in the folder of the examples, with the examples' agents."""
     folder = tmp_path_factory.mktemp("examples")
     process = subprocess.Popen(
-        [sys.executable, "-m", "netra_ws", "--port", "0", "--store", "memory:", "--agent", "custom_agent:count_words"],
+        [
+            *(sys.executable, "-m", "netra_ws", "--port", "0", "--store", "memory:"),
+            *("--agent", "custom_agent:count_words", "--agent", "langgraph_or_pydantic_agent:agent"),
+        ],
         cwd=EXAMPLES,
         env=environment(folder, {"NETRA_WS_AUTH_SECRET": SECRET, "PYTHONDONTWRITEBYTECODE": "1"}),
         stdout=subprocess.DEVNULL,
@@ -81,22 +85,41 @@ def test_custom_agent_by_itself(tmp_path: Path) -> None:
     assert lines[4].startswith("done: success after ")
 
 
-def test_custom_agent_in_a_server(tmp_path: Path, server: Running) -> None:
-    """The same agent answers through a server that was given it by --agent."""
+def ask(folder: Path, server: Running, agent: str, text: str) -> list[dict[str, Any]]:
+    """Ask an agent of the server from another process; return its events."""
     outcome = subprocess.run(
         [
             *(sys.executable, "-m", "netra_ws", "chat", "--url", server.url, "--token", server.token),
-            *("--json", "--agent", "count_words", "to be or not to be"),
+            *("--json", "--agent", agent, text),
         ],
-        cwd=tmp_path,
-        env=environment(tmp_path),
+        cwd=folder,
+        env=environment(folder),
         capture_output=True,
         text=True,
         timeout=PATIENCE_S,
         check=True,
     )
-    events = [json.loads(line) for line in outcome.stdout.splitlines()]
+    return [json.loads(line) for line in outcome.stdout.splitlines()]
+
+
+def test_custom_agent_in_a_server(tmp_path: Path, server: Running) -> None:
+    """The same agent answers through a server that was given it by --agent."""
+    events = ask(tmp_path, server, "count_words", "to be or not to be")
     assert events[-1]["final_response"].startswith("'to' comes 2 times.")
+
+
+def test_an_asyncio_framework_by_itself(tmp_path: Path) -> None:
+    """An agent of pydantic-ai shows its tool and streams its answer in a program of its own."""
+    lines = [line.strip() for line in run(tmp_path, "langgraph_or_pydantic_agent.py").splitlines()]
+    assert lines.index("tool_completed  sunny") < lines.index("agent_message delta It")
+    assert lines[-2:] == ["agent_message full It is sunny in Paris.", "agent_completed  It is sunny in Paris."]
+
+
+def test_an_asyncio_framework_in_a_server(tmp_path: Path, server: Running) -> None:
+    """The same agent answers through a server that was given it by --agent."""
+    events = ask(tmp_path, server, "agent", "How is the weather?")
+    assert [event["type"] for event in events if "tool" in event["type"]] == ["tool_executing", "tool_completed"]
+    assert events[-1]["final_response"] == "It is sunny in Paris."
 
 
 def test_embedded_server(tmp_path: Path) -> None:

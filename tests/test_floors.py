@@ -45,7 +45,7 @@ ONLY = {
     "psycopg": {"history"},
     "jwt": {"access"},
     "cryptography": {"access", "wire"},
-    "httpx": {"keyring"},
+    "httpx": {"agents", "keyring"},
     "httpx2": {"agents"},
     "mcp": {"agents"},
     "structlog": {"agents", "logs"},

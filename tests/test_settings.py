@@ -405,6 +405,7 @@ class TestSecretsAreMasked:
             "NETRA_WS_AUTH_SECRET": "hunter2" * 5,
             "NETRA_WS_LLM_API_KEY": "hunter2",
             "NETRA_WS_LLM_BASE_URL": "https://u:hunter2@h/v1",
+            "NETRA_WS_LLM_PROXY": "http://u:hunter2@h",
             "NETRA_WS_STORE_URL": "postgresql+psycopg://u:hunter2@h/db",
             "NETRA_WS_BACKPLANE_URL": "redis://:hunter2@h",
         }
@@ -414,7 +415,8 @@ class TestSecretsAreMasked:
         assert "postgresql+psycopg://u:***@h/db" in text
 
     @pytest.mark.parametrize(
-        "name", ["auth.secret", "auth.jwks_url", "store.url", "backplane.url", "llm.base_url", "llm.api_key"]
+        "name",
+        ["auth.secret", "auth.jwks_url", "store.url", "backplane.url", "llm.base_url", "llm.api_key", "llm.proxy"],
     )
     def test_complaints(self, name: str) -> None:
         """A wrong value of a secret setting is not shown."""
@@ -463,9 +465,6 @@ class TestProblems:
         [
             ("server.workers", 2),
             ("backplane.url", "redis://h"),
-            ("llm.base_url", "http://h/v1"),
-            ("llm.model", "m"),
-            ("llm.api_key", "k"),
         ],
     )
     def test_not_available_yet(self, name: str, value: object) -> None:
@@ -729,3 +728,73 @@ class TestDevelopmentSecret:
                 development_secret(folder)
         with pytest.raises(ConfigError, match=r"set auth\.secret instead"):
             development_secret(elsewhere / "development_secret")
+
+
+MODEL = {"llm.base_url": "https://h/v1", "llm.model": "m", "llm.api_key": "k"}
+
+
+class TestModel:
+    @pytest.mark.parametrize(
+        "more",
+        [
+            {},
+            {"llm.base_url": "http://127.0.0.1:11434/v1"},
+            {"llm.base_url": "HTTPS://h"},
+            {"llm.proxy": "http://u:p@h"},
+        ],
+    )
+    def test_right(self, more: dict[str, str]) -> None:
+        """An endpoint with a model can be served, with or without a key, TLS and a proxy."""
+        assert problems(Settings.make({**MODEL, **more})) == []
+        assert problems(Settings.make({**MODEL, **more, "llm.api_key": None})) == []
+
+    @pytest.mark.parametrize(
+        ("overrides", "line"),
+        [
+            ({"llm.model": "m"}, "llm.model: of no use without llm.base_url"),
+            ({"llm.api_key": "k"}, "llm.api_key: of no use without llm.base_url"),
+            ({"llm.proxy": "http://p"}, "llm.proxy: of no use without llm.base_url"),
+            ({"llm.base_url": "http://h"}, "llm.model: needed where llm.base_url is set"),
+            ({**MODEL, "llm.base_url": "ftp://h"}, "llm.base_url: ftp://h: expected a URL"),
+            ({**MODEL, "llm.base_url": "h:80/v1"}, "llm.base_url: ***: expected a URL"),
+            ({**MODEL, "llm.base_url": "http:///v1"}, "llm.base_url: http:///v1: not a URL"),
+            ({**MODEL, "llm.base_url": "http://h:port"}, "llm.base_url: http://h:port: not a URL"),
+            ({**MODEL, "llm.base_url": "http://h /v1"}, "llm.base_url: http://h /v1: not a URL"),
+            ({**MODEL, "llm.base_url": "https://u:hunter2@h"}, "llm.base_url: a user or password in it is not sent"),
+            ({**MODEL, "llm.api_key": "hunter2 "}, "llm.api_key: it has spaces"),
+            ({**MODEL, "llm.api_key": "hunter2\n"}, "llm.api_key: it has spaces"),
+            ({**MODEL, "llm.proxy": "socks5://u:hunter2@h"}, "llm.proxy: socks5://h: expected a URL"),
+        ],
+    )
+    def test_wrong(self, overrides: dict[str, object], line: str) -> None:
+        """What cannot work stops the start with one line that names the setting and shows no secret."""
+        (found,) = problems(Settings.make(overrides))
+        assert found.startswith(line)
+        assert "hunter2" not in found
+
+    @pytest.mark.parametrize("environment", ["development", "testing", "staging", "production"])
+    @pytest.mark.parametrize(
+        ("url", "clear"),
+        [
+            ("http://models.internal/v1", True),
+            ("http://localhost/v1", False),
+            ("http://[::1]/v1", False),
+            ("https://h", False),
+        ],
+    )
+    def test_in_the_clear(self, environment: str, url: str, clear: bool) -> None:
+        """Outside development, a model that is asked over the network without TLS deserves a second look."""
+        found = warnings(Settings.make({**MODEL, "llm.base_url": url}, environment=environment))
+        assert any(line.startswith("llm.base_url: ") for line in found) == (clear and environment != "development")
+
+    def test_it_becomes_the_default_agent(self, tmp_path: Path) -> None:
+        """Who names a model talks to it, unless a source says otherwise; check-config tells it, and why."""
+        plain = load({}, None, {}, tmp_path)
+        assert plain.settings.agents.default == "assistant"
+        environ = {"NETRA_WS_LLM_BASE_URL": "http://h", "NETRA_WS_LLM_MODEL": "m"}
+        line = next(line for line in describe(load({}, None, environ, tmp_path)) if line.name == "agents.default")
+        assert (line.value_text, line.source) == ("llm", "because of llm.base_url")
+        for name in ("assistant", "echo"):
+            given = load({}, None, {**environ, "NETRA_WS_AGENTS_DEFAULT": name}, tmp_path)
+            assert given.settings.agents.default == name
+        assert Settings.make(MODEL).agents.default == "llm"

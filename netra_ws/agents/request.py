@@ -16,7 +16,9 @@ from netra_ws.protocol.events import Trigger
 
 if TYPE_CHECKING:
     from .agent import Agent
+    from .asyncio_thread import AsyncioThread
     from .inputs import Inputs
+    from .llm.endpoint import ModelEndpoint
     from .run import Run
     from .tools import Tool
 
@@ -61,18 +63,22 @@ class RunPolicy:
 
     Attributes:
         finalise_s: How long a run has to exit after a cancel before it is sealed.
+        asyncio: Where bridged agents of the server run.
         threads: Bounds the worker threads of all runs together.
         user_threads: Bounds those of one user's runs, so that nobody takes all of them; None in the policy
             that all users share.
         user_tools: How many calls of each tool one user may have at the same time; None likewise.
+        model: The endpoint of ``llm.base_url``, what the agents of models ask by default; None where none is set.
     """
 
     finalise_s: float
     max_response_bytes: int
     max_event_bytes: int
     max_events: int
+    asyncio: AsyncioThread
     threads: trio.CapacityLimiter
     user_threads: trio.CapacityLimiter | None = None
+    model: ModelEndpoint | None = None
     user_tools: MutableMapping[Tool, trio.CapacityLimiter] | None = None
 
 

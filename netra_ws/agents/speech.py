@@ -87,7 +87,12 @@ class Speech:
         return self._pieces[0] if self._pieces else ""
 
     def say(self, piece: str) -> Iterator[None]:
-        """Append *piece* to the current message; yields behind each event, so that the run can give way."""
+        """Append *piece* to the current message; yields behind each event, so that the run can give way.
+
+        A thought that is being streamed ends here.
+        """
+        if self._thought:
+            self.end_thought()
         for part in cut(piece, self._policy.max_event_bytes):
             size = len(part.encode())
             if self._message_bytes + size > self._policy.max_response_bytes:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import contextvars
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import attrs
 import trio
@@ -23,6 +23,7 @@ from .failures import find_agent_error, leaves, wording
 from .shapes import to_json
 
 if TYPE_CHECKING:
+    from .bridge.asyncio_run import AsyncioRun
     from .run import Run
 
 #: What a user reads when a tool failed with an exception that was not meant for them.
@@ -114,8 +115,10 @@ class Tool:
     per_user: int | None = None
     permission: str | None = None
 
-    async def __call__(self, run: Run, /, *values: Any, **parameters: Any) -> Any:
+    async def __call__(self, run: Run | AsyncioRun, /, *values: Any, **parameters: Any) -> Any:
         """Carry the tool out as a call of *run*, with parameters in order or by name.
+
+        A bridged agent gives its ``AsyncioRun``; the tool itself works on Trio all the same.
 
         Raises:
             InvalidParameters: They do not fit; nothing was carried out.
@@ -123,6 +126,8 @@ class Tool:
             TooSlowError: It took longer than ``timeout_s``.
             EventTooLarge, AgentError, RunClosed: As ``Run.tool``. And whatever the tool itself raises.
         """
+        if (use := getattr(run, "use", None)) is not None:
+            return await use(self, *values, **parameters)
         names = list(self.schema.get("properties", ()))
         if len(values) > len(names):
             raise InvalidParameters({"$": f"expected at most {len(names)} values, got {len(values)}"})
@@ -130,7 +135,7 @@ class Tool:
         if twice := sorted(named.keys() & parameters.keys()):
             raise InvalidParameters({f"$.{name}": "given twice" for name in twice})
         shown = to_json(named | parameters, "the parameters")
-        value, _ = await self.carry_out(run, shown)
+        value, _ = await self.carry_out(cast("Run", run), shown)
         return value
 
     async def carry_out(self, run: Run, parameters: Mapping[str, Any]) -> tuple[Any, Any]:

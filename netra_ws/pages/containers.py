@@ -13,7 +13,8 @@ import attrs
 
 from netra_ws.access import freshness, tickets
 from netra_ws.access.keys import MAX_KEYS
-from netra_ws.agents import calling, delegation, inputs, processes, watchdog
+from netra_ws.agents import asyncio_thread, calling, delegation, inputs, processes, watchdog
+from netra_ws.agents.llm import bounds, chunks
 from netra_ws.agents.mcp import bounds as mcp
 from netra_ws.contexts import connection, dispatch, memory, quota, registry
 from netra_ws.history import cursor, recorder, stream
@@ -395,7 +396,7 @@ CONTAINERS: tuple[Container, ...] = (
     ),
     Container(
         what="open_tool_calls",
-        where=("agents/run.py Run.open_calls",),
+        where=("agents/run.py Run.open_calls", "agents/bridge/crossing.py Crossing.at_end"),
         per="run",
         bound=lambda s: calling.MAX_OPEN_CALLS,
         policy="AgentError QUOTA_EXCEEDED in the agent",
@@ -435,13 +436,52 @@ CONTAINERS: tuple[Container, ...] = (
         shown='runs_total{status="error"}',
     ),
     Container(
+        what="bridged_orders",
+        where=("agents/bridge/orders.py Orders._waiting", "agents/bridge/crossing.py Crossing._taken"),
+        per="run",
+        bound=lambda s: 2 * asyncio_thread.MAX_ORDERS,
+        policy="the bridged agent waits where it speaks",
+        shown="events_total",
+    ),
+    Container(
         what="text_being_said",
-        where=("agents/speech.py Speech._pieces", "agents/speech.py Speech._thought"),
+        where=(
+            "agents/speech.py Speech._pieces",
+            "agents/speech.py Speech._thought",
+            "agents/bridge/message.py Message._pieces",
+        ),
         per="run",
         bound=lambda s: s.registry.policy.run.max_response_bytes,
         unit="bytes of a message, and of a thought",
         policy="the text goes on in a new message",
         shown="events_total",
+    ),
+    Container(
+        what="answer_of_a_model",
+        where=(
+            "agents/llm/chunks.py Answer._text",
+            "agents/llm/chunks.py Answer._slots",
+            "agents/llm/chunks.py _Slot._arguments",
+        ),
+        per="run",
+        bound=lambda s: chunks.MAX_CHARS,
+        unit="characters",
+        policy=f"the run fails with LLM_BROKEN, as beyond {chunks.MAX_CALLS} tool calls",
+        shown='runs_total{status="error"}',
+    ),
+    Container(
+        what="bytes_of_a_model",
+        where=(
+            "agents/llm/sse.py EventDecoder._line",
+            "agents/llm/sse.py EventDecoder._data",
+            "agents/llm/listening.py ChunkStream._ready",
+            "agents/llm/listening.py Source.whole",
+        ),
+        per="run",
+        bound=lambda s: bounds.MAX_WHOLE_BYTES,
+        unit="bytes that are not read yet",
+        policy=f"the run fails with LLM_BROKEN, as beyond {bounds.MAX_ANSWER_BYTES} bytes of one answer",
+        shown='runs_total{status="error"}',
     ),
     Container(
         what="users_to_measure",

@@ -11,7 +11,8 @@ from collections.abc import Callable
 import attrs
 
 from netra_ws.access import freshness
-from netra_ws.agents import inputs, watchdog
+from netra_ws.agents import asyncio_thread, inputs, watchdog
+from netra_ws.agents.llm import bounds
 from netra_ws.agents.mcp import bounds as mcp
 from netra_ws.contexts import dispatch, registry
 from netra_ws.history import recorder
@@ -255,11 +256,39 @@ WAITS: tuple[Wait, ...] = (
         shown='runs, commands_total{type="input_response"}',
     ),
     Wait(
+        what="a model's server that is busy, before it is asked again",
+        where=("agents/llm/agent.py LlmAgent._step",),
+        within_s=lambda s: bounds.MAX_RETRY_AFTER_S + bounds.MAX_BACKOFF_S,
+        ends=f"the clock, at most {bounds.ATTEMPTS - 1} times in a row; the end of the run",
+        shown="runs, run_seconds",
+    ),
+    Wait(
         what="a worker thread, and the code in it",
         where=("agents/thread.py RunThread.__call__",),
         within_s=None,
         ends="the code; the run is sealed without it, so nobody but its user's share waits",
         shown="run_threads, run_threads_waiting, runs_stuck",
+    ),
+    Wait(
+        what="the asyncio side of a bridged run, and what that asks for",
+        where=(
+            "agents/bridge/orders.py Orders.news",
+            "agents/bridge/crossing.py Crossing._answer_to",
+            "agents/bridge/asyncio_run.py AsyncioRun.say",
+            "agents/bridge/blocks.py Block._until_left",
+            "agents/bridge/blocks.py Block.leave",
+            "agents/bridge/belongings.py _close",
+        ),
+        within_s=lambda s: s.registry.policy.run_timeout_s + s.registry.policy.run.finalise_s,
+        ends="the agent, or the clocks of its run, which cancel it; the run is sealed without what ignores that",
+        shown="runs, runs_stuck",
+    ),
+    Wait(
+        what="the thread of bridged agents to end",
+        where=("agents/asyncio_thread.py AsyncioThread.close",),
+        within_s=lambda s: asyncio_thread.JOIN_S,
+        ends="the thread; when it is blocked, the bound, and the log says so",
+        shown="",
     ),
     Wait(
         what="a child process to start, and the processes of a run to be gone",
@@ -349,8 +378,8 @@ WAITS: tuple[Wait, ...] = (
         shown="commit_seconds, bytes_total, ping_rtt_seconds",
     ),
     Wait(
-        what="the next beat of the event loop",
-        where=("agents/watchdog.py Watchdog.run",),
+        what="the next beat of the event loop, and of the asyncio loop",
+        where=("agents/watchdog.py Watchdog.run", "agents/bridge/loop.py Loop._live"),
         within_s=lambda s: watchdog.BEAT_S,
         ends=f"the clock; what is late is named after {watchdog.STALL_S:g} s",
         shown="loop_stall_seconds",

@@ -11,6 +11,7 @@ from .checks import problems as problems
 from .checks import warnings as warnings
 from .loading import Loaded as Loaded
 from .loading import load as load
+from .model import has_model as has_model
 from .rules import ENVIRONMENTS as ENVIRONMENTS
 from .rules import MIN_SECRET_BYTES as MIN_SECRET_BYTES
 from .rules import mask_address as mask_address

@@ -8,7 +8,8 @@ import attrs
 
 from .keys import has_public_keys, key_problems
 from .loading import Loaded
-from .rules import MIN_SECRET_BYTES, is_loopback
+from .model import model_in_the_clear, model_problems
+from .rules import MIN_SECRET_BYTES, is_loopback, mask_address
 from .sections import LEAVES, Settings
 
 
@@ -52,19 +53,16 @@ def problems(settings: Settings, *, tokens: bool = True) -> list[str]:
     Args:
         tokens: Whether tokens say who somebody is, and not a rule of the program's own.
     """
-    return [*_not_available(settings), *_unsafe(settings, tokens), *key_problems(settings)]
+    return [*_not_available(settings), *_unsafe(settings, tokens), *key_problems(settings), *model_problems(settings)]
 
 
 def _not_available(settings: Settings) -> Iterator[str]:
-    server, llm = settings.server, settings.llm
+    server = settings.server
     limits, usual = settings.limits, Settings(environment=settings.environment)
     later = {
         "limits.max_jobs_per_connection": limits.max_jobs_per_connection != usual.limits.max_jobs_per_connection,
         "server.workers above 1": server.workers > 1,
         "backplane.url other than 'local:'": settings.backplane.url != "local:",
-        "llm.base_url": llm.base_url is not None,
-        "llm.model": llm.model is not None,
-        "llm.api_key": llm.api_key is not None,
     }
     for what, wanted in later.items():
         if wanted:
@@ -121,6 +119,11 @@ def warnings(settings: Settings) -> list[str]:
             proxy.endswith("/0") for proxy in server.trusted_proxies
         ),
     }
+    if settings.environment != "development":
+        doubtful |= {
+            f"llm.base_url: {mask_address(settings.llm.base_url)} is asked without TLS; key and conversations travel "
+            "in the clear": model_in_the_clear(settings),
+        }
     if settings.environment in ("staging", "production"):
         secret, algorithms = settings.auth.secret or "", settings.auth.algorithms
         plain = [origin for origin in settings.origins.allowed if not origin.lower().startswith("https://")]

@@ -123,6 +123,10 @@ class Draft:
             change = {section: attrs.evolve(getattr(settings, section), **{key: value})} if section else {key: value}
             settings = attrs.evolve(settings, **change)
             sources[name] = source
+        if "agents.default" not in self._given and settings.llm.base_url is not None:
+            # Who names a model wants to talk to it.
+            settings = attrs.evolve(settings, agents=attrs.evolve(settings.agents, default="llm"))
+            sources["agents.default"] = "because of llm.base_url"
         return Loaded(settings, MappingProxyType(sources))
 
 

@@ -160,11 +160,12 @@ class Backplane:
 
 @attrs.frozen
 class Llm:
-    """An OpenAI-compatible model server."""
+    """An OpenAI-compatible model server; the environment's own proxies are not used for it, only ``proxy``."""
 
     base_url: str | None = _setting(None, TEXT.or_none(), mask=mask_url)
     model: str | None = _setting(None, TEXT.or_none())
     api_key: str | None = _setting(None, TEXT.or_none(), mask=mask_all)
+    proxy: str | None = _setting(None, TEXT.or_none(), mask=mask_url)
 
 
 @attrs.frozen

@@ -120,3 +120,17 @@ async def test_a_streamed_thought_ends_with_its_whole(autojump_clock: trio.testi
         ("delta", "d"),
         ("full", "d"),
     ]
+
+
+async def test_a_streamed_thought_ends_where_text_begins() -> None:
+    """What is said ends the thought that is being streamed: it stands before the text, whole."""
+
+    async def agent(run: Run) -> None:
+        await run.think("one ", delta=True)
+        await run.think("two", delta=True)
+        await run.say("text")
+
+    events = await run_agent(agent)
+    check_run(events)
+    order = [(e.type, e.fields["phase"], e.fields.get("reasoning") or e.fields.get("content")) for e in events[2:-1]]
+    assert order[2:4] == [("agent_thinking", "full", "one two"), ("agent_message", "delta", "text")]

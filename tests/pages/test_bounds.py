@@ -18,6 +18,12 @@ SOURCES = sources()
 #: What holds things and needs no row, and why.
 EXCEPTED = {
     **dict.fromkeys(
+        ("agents/bridge/belongings.py Belongings.tasks", "agents/bridge/belongings.py Belongings._awaited"),
+        "the agent's own tasks, which asyncio holds",
+    ),
+    "agents/bridge/orders.py Orders._speakers": "one entry for each task of the agent that waits to speak",
+    "agents/bridge/post.py Post._calls": "a few entries for each bridged run: what it orders is bounded, and waits",
+    **dict.fromkeys(
         (
             "agents/request.py RunRequest.context",
             "contexts/starting.py Ask.context",
@@ -58,6 +64,11 @@ EXCEPTED = {
     "agents/toolbox.py Toolbox._tools": "what a program has declared",
     "agents/run.py share_of CapacityLimiter": "places that a tool's declaration gives each user; goes with the tool",
     "errors.py InvalidParameters.fields": "cut to MAX_FIELDS where it is made",
+    "agents/llm/agent.py LlmAgent.options": "fixed when the agent is made",
+    "agents/llm/conversation.py Conversation._steps": "at most LlmAgent.max_steps exchanges of results that are cut",
+    "agents/llm/endpoint.py ModelEndpoint.prices": "fixed when the endpoint is made",
+    "agents/llm/endpoint.py _trust cache": "one",
+    "agents/llm/endpoint.py _no_trust cache": "one",
     **dict.fromkeys(
         ("agents/mcp/servers.py McpServer.env", "agents/mcp/servers.py McpServer.headers"),
         "what a program has written",
@@ -99,6 +110,8 @@ EXCEPTED = {
 EXCEPTED_WAITS = {
     "server.py _rooms": "the start of each room, which its own rows are about",
     "server.py _listen": "binding an address",
+    "agents/llm/endpoint.py _trust_for": "reading the certificates of the system, once",
+    "agents/llm/listening.py Source.leave": "read under a cancel, so it waits for nobody",
     "wire/tls.py TlsStream.aclose": "closing a socket waits for nobody",
     "keyring/ring.py Keyring.load": "the start; bounded by START_S",
 }

@@ -12,22 +12,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 from netra_ws.errors import AgentError
-from netra_ws.history.stores.contract import MessageRow
 
 from ..agent import Agent
 from ..run import Run
-from .calculate import calculate
-from .clock import clock
 from .intent import Intent, read_intent
-from .usage_logs import analyze_usage
-
-Prices = Mapping[str, Mapping[str, float]]
-
-#: Integers beyond this are told as text: JSON readers keep only 53 bits.
-_EXACT = 2**53
-_SECONDS = 10.0
-_EXCERPT = 160
-_FOUND = 5
+from .tools import Prices, calculate, clock, make_analyze_usage, search_history
 
 _HELP = (
     "I can calculate (“What is 17% of 2,340?”), tell the time anywhere (“What time is it in Tokyo?”), "
@@ -43,12 +32,14 @@ def make_assistant(prices: Prices | None = None) -> Agent:
         prices: Model → ``input``, ``output``, ``cached`` price per million tokens; without it no cost is shown.
     """
 
+    analyze_usage = make_analyze_usage(prices)
+
     async def assistant(run: Run) -> str:
         """Pick a tool from the text, use it, and answer."""
         intent = read_intent(run.text, run.jsonl_logs is not None)
         await run.think(_plan(intent))
         if intent.tool == "analyze_usage":
-            answer = await _analyze(run, prices)
+            answer = "\n".join(_report(await analyze_usage(run)))
         else:
             answer = await _TOOLS[intent.tool](run, intent)
         for piece in re.findall(r"\s*\S+|\s+$", answer):
@@ -72,20 +63,17 @@ def _plan(intent: Intent) -> str:
 
 async def _calculate(run: Run, intent: Intent) -> str:
     try:
-        async with run.tool("calculate", expression=intent.argument, timeout_s=_SECONDS) as call:
-            value = calculate(intent.argument)
-            call.results = {"value": value if abs(value) < _EXACT else str(value)}
+        value = (await calculate(run, intent.argument))["value"]
     except AgentError as exc:
         return f"I cannot calculate “{intent.argument}”: {exc.text}"
-    return f"{intent.argument} = {value:,}" if abs(value) < 1e15 else f"{intent.argument} = {value}"
+    if isinstance(value, str) or abs(value) >= 1e15:
+        return f"{intent.argument} = {value}"
+    return f"{intent.argument} = {value:,}"
 
 
 async def _clock(run: Run, intent: Intent) -> str:
     try:
-        async with run.tool("clock", zone=intent.argument, timeout_s=_SECONDS) as call:
-            now = datetime.now(UTC)
-            # The first named zone reads the time zone database from the disk.
-            call.results = shown = await run.thread(lambda: clock(intent.argument, now=now))
+        shown = await clock(run, intent.argument)
     except AgentError as exc:
         return exc.text
     return (
@@ -94,54 +82,24 @@ async def _clock(run: Run, intent: Intent) -> str:
 
 
 async def _search(run: Run, intent: Intent) -> str:
-    found = await _find(run, intent.argument)
+    found = await search_history(run, intent.argument)
     if not found:
         return f"I found nothing about “{intent.argument}” in your messages."
     lines = [f"I found {len(found)} of your messages about “{intent.argument}”:"]
-    return "\n".join([*lines, *(_line(row) for row in found)])
+    return "\n".join([*lines, *(_line(message) for message in found)])
 
 
 async def _help(run: Run, intent: Intent) -> str:
-    found = await _find(run, run.text[:200])
+    found = await search_history(run, run.text[:200])
     if found:
-        return "\n".join(["I have no tool for this, but we had it before:", *(_line(row) for row in found), "", _HELP])
+        told = [_line(message) for message in found]
+        return "\n".join(["I have no tool for this, but we had it before:", *told, "", _HELP])
     return f"I have no tool for this. {_HELP}"
 
 
-async def _find(run: Run, query: str) -> list[MessageRow]:
-    async with run.tool("search_history", query=query, timeout_s=_SECONDS) as call:
-        rows = await run.search_history(query, limit=_FOUND + 1)
-        found = [row for row in rows if row.run_id != run.run_id][:_FOUND]  # not the question itself
-        call.results = [
-            {
-                "thread_id": row.thread_id,
-                "message_id": row.message_id,
-                "role": row.role,
-                "excerpt": _excerpt(row.content),
-                "created_at": row.created_at,
-            }
-            for row in found
-        ]
-    return found
-
-
-def _line(row: MessageRow) -> str:
-    day = datetime.fromtimestamp(row.created_at, UTC).date().isoformat()
-    return f"- {day}, {'you' if row.role == 'user' else 'answer'}: {_excerpt(row.content)}"
-
-
-def _excerpt(content: str) -> str:
-    line = " ".join(content.split())
-    return line if len(line) <= _EXCERPT else line[: _EXCERPT - 1] + "…"
-
-
-async def _analyze(run: Run, prices: Prices | None) -> str:
-    logs = run.jsonl_logs
-    assert logs is not None
-    lines = logs.count("\n") + 1 if isinstance(logs, str) else len(logs)
-    async with run.tool("analyze_usage", lines=lines) as call:
-        call.results = usage = await run.thread(lambda: analyze_usage(logs, prices))
-    return "\n".join(_report(usage))
+def _line(message: Mapping[str, Any]) -> str:
+    day = datetime.fromtimestamp(message["created_at"], UTC).date().isoformat()
+    return f"- {day}, {'you' if message['role'] == 'user' else 'answer'}: {message['excerpt']}"
 
 
 def _report(usage: Mapping[str, Any]) -> Sequence[str]:
