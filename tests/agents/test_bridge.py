@@ -145,8 +145,8 @@ async def test_everything_crosses_in_order() -> None:
         ("agent_thinking", "thi"),
         ("agent_thinking", "nk"),
         ("agent_message", "abcd"),
-        ("agent_message", "e"),
         ("agent_thinking", "think"),
+        ("agent_message", "e"),
         ("agent_message", "e"),
     ]
     assert next(e for e in events if e.type == "tool_executing").fields["parameters"] == {"q": 1, "limit": 2}

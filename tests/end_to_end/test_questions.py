@@ -471,5 +471,5 @@ def test_what_is_far_up_costs_no_layout(browser: Browser, server: ServerProcess)
         first = "document.querySelector('.bubble').checkVisibility({ contentVisibilityAuto: true })"
         assert window.run(first) is False
         window.run("scroller.scrollTop = 0")
-        window.page.wait_for_function(first)
+        window.until(first)
         expect(window.get("message-user").first).to_be_in_viewport()

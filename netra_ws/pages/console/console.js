@@ -10,7 +10,6 @@ const THREAD_KEY = "netra-ws.thread";
 const PAGE_SIZE = 50;
 const MAX_CONVERSATIONS = 12; // kept with their elements; the least recently shown goes first, never a busy one
 const NOTICE_MS = 7_000;
-const TOUCH_MS = 500; // so long after a key, a wheel or a finger the page may still be scrolling for it
 const EXPIRY_NOTICE_MS = 30_000; // behind the token's end: longer than the server's grace
 const MESSAGE_ROOM_BYTES = 8_192; // for the words beside an attached log
 const REFUSALS = new Set(["AUTH_FAILED", "FORBIDDEN", "POLICY", "SIGNED_OUT", "TOKEN_EXPIRED"]);
@@ -574,7 +573,7 @@ function sizeWords(bytes) {
 
 let followed = true; // whether the end was in view when somebody last scrolled
 let roomSeen = 0; // height for which that was found
-let touchedAt = -Infinity; // when somebody last did something that scrolls
+let seen = { top: 0, height: 0 }; // where the page stood, and how long it was
 let endAsked = false;
 
 function atEnd() {
@@ -682,13 +681,13 @@ $("composer").addEventListener("keydown", (event) => {
   event.preventDefault();
   submit();
 });
-for (const touch of ["keydown", "pointerdown", "touchmove", "wheel"]) {
-  $("scroller").addEventListener(touch, () => (touchedAt = performance.now()), { passive: true });
-}
 $("scroller").addEventListener("scroll", () => {
-  if ($("scroller").clientHeight !== roomSeen) return; // the observer below comes next
-  // What was added since is not scrolled to yet, and its layout moves the page, too: only a person leaves the end then.
-  if (endAsked && performance.now() - touchedAt > TOUCH_MS) return;
+  const { scrollTop: top, scrollHeight: height, clientHeight } = $("scroller");
+  const up = top < seen.top - 1 && height >= seen.height; // a page that got shorter moves up by itself
+  seen = { top, height };
+  if (clientHeight !== roomSeen) return; // the observer below comes next
+  // What was added since is not scrolled to yet: only who goes up leaves the end then.
+  if (endAsked && !up) return;
   followed = atEnd();
   if (followed) $("to-latest").hidden = true;
 }, { passive: true });
