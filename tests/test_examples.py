@@ -17,8 +17,10 @@ from typing import Any
 
 import attrs
 import pytest
+import trio
 
 from netra_ws.access import mint
+from tests.agents.llm.endpoint import answer, call, fake_endpoint, finish, stream, used
 from tests.test_cli import environment
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -166,6 +168,32 @@ def test_tools_agent(tmp_path: Path) -> None:
     assert sum(word == "tool_progress" for word, _ in events) == 3
     assert done["open_till"]["status"] == "denied"
     assert events[-2][1]["content"] == "That is 7.80, please."
+
+
+async def test_llm_agent(tmp_path: Path) -> None:
+    """A model that speaks the protocol is asked by the example, uses its tools, and its answer comes piece by piece."""
+    script = (
+        stream(call("find_order", '{"order_id": "4711"}'), finish("tool_calls"), used(20, 4)),
+        answer("It is ", "on its way.", prompt=40, completion=6),
+    )
+    async with fake_endpoint(*script) as endpoint:
+        there = {"NETRA_WS_LLM_BASE_URL": endpoint.url, "NETRA_WS_LLM_MODEL": "m1", "NETRA_WS_LLM_API_KEY": "k" * 20}
+        with trio.fail_after(PATIENCE_S):
+            outcome = await trio.run_process(
+                [sys.executable, str(EXAMPLES / "llm_agent.py"), "Where is order 4711?"],
+                cwd=tmp_path,
+                env=environment(tmp_path, there),
+                capture_stdout=True,
+                capture_stderr=True,
+            )
+        asked = [each.body for each in endpoint.asked]
+    lines = outcome.stdout.decode().splitlines()
+    assert lines[0] == "[find_order: ok {'order_id': '4711', 'state': 'on its way'}]"
+    assert lines[1] == "It is on its way."
+    assert lines[2].startswith("success  [{'provider': '127.0.0.1'") or lines[2].startswith("success  [{'provider':")
+    assert (asked[0]["model"], asked[0]["temperature"]) == ("m1", 0.2)
+    assert [each["function"]["name"] for each in asked[0]["tools"]] == ["find_order", "cancel_order"]
+    assert asked[0]["messages"][0]["role"] == "system"
 
 
 def test_approval_agent(tmp_path: Path) -> None:

@@ -39,6 +39,7 @@ class Processes:
 
     run_id: str
     _started: list[trio.Process] = attrs.field(factory=list)
+    _claimed: int = 0
     _parts: list[Processes] = attrs.field(factory=list)
     _whole: Processes | None = attrs.field(default=None, kw_only=True)
 
@@ -66,9 +67,7 @@ class Processes:
         Raises:
             AgentError: ``QUOTA_EXCEEDED``: the run has started ``MAX_PROCESSES``.
         """
-        whole = self if self._whole is None else self._whole
-        if sum(len(each._started) for each in (whole, *whole._parts)) >= MAX_PROCESSES:
-            raise AgentError(f"a run may start {MAX_PROCESSES} processes", code="QUOTA_EXCEEDED")
+        self._check_room()
         options["start_new_session"] = True
         options["env"] = {**(os.environ if env is None else env), VARIABLE: self._mark}
         # Shielded: a cancel between fork and return would leave a child that nobody knows.
@@ -78,6 +77,24 @@ class Processes:
         await trio.lowlevel.checkpoint_if_cancelled()
         return process
 
+    def claim(self, env: Mapping[str, str] | None = None) -> dict[str, str]:
+        """Return the environment for a process that somebody else starts for the run; *env* is ours when None.
+
+        Where the system shows it, that process and all that comes of it go with the run. May be called from
+        any thread.
+
+        Raises:
+            AgentError: ``QUOTA_EXCEEDED``, as ``start``.
+        """
+        self._check_room()
+        self._claimed += 1
+        return {**(os.environ if env is None else env), VARIABLE: self._mark}
+
+    def _check_room(self) -> None:
+        whole = self if self._whole is None else self._whole
+        if sum(len(each._started) + each._claimed for each in (whole, *whole._parts)) >= MAX_PROCESSES:
+            raise AgentError(f"a run may start {MAX_PROCESSES} processes", code="QUOTA_EXCEEDED")
+
     @property
     def _mark(self) -> str:
         # Run ids are unique per user only, and another server may run beside this one.
@@ -86,12 +103,15 @@ class Processes:
     @property
     def any(self) -> bool:
         """Whether something was started."""
-        return bool(self._started) or any(part.any for part in self._parts)
+        return bool(self._started or self._claimed) or any(part.any for part in self._parts)
 
     def kill(self) -> set[int]:
         """Kill every group that is still there and return their numbers, at once."""
         for part in self._parts:
             part.kill()
+        if self._claimed:
+            for pid in _living((), self._mark):
+                _kill(pid)
         return {process.pid for process in self._started if _is_ours(process) and _kill_group(process.pid)}
 
     async def end(self) -> None:
@@ -109,6 +129,7 @@ class Processes:
                 _kill(pid)
             await trio.sleep(LOOK_EVERY_S)
         self._started.clear()
+        self._claimed = 0
 
 
 def _is_ours(process: trio.Process) -> bool:

@@ -7,7 +7,7 @@ import contextlib
 import contextvars
 import logging
 import sys
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from types import FrameType
@@ -66,6 +66,9 @@ class Loop:
         self.to_trio = Post(partial(_call_in_trio, trio.lowlevel.current_trio_token()))
         self.events.set_task_factory(make_task)  # type: ignore[arg-type]
         self.events.set_exception_handler(_complain)
+        for name in ("subprocess_exec", "subprocess_shell"):
+            with contextlib.suppress(AttributeError):  # a loop of another library may not allow it
+                setattr(self.events, name, _claiming(getattr(self.events, name)))
         self.events.set_default_executor(_Threads(1, "netra-ws asyncio worker"))
         self._pulse.whose = self._find_run
         self._pulse.waits = self._waits
@@ -129,6 +132,18 @@ class Loop:
     def _find_run(self, frame: FrameType | None) -> Run | None:
         owner = getattr(asyncio.current_task(self.events), "owner", None)
         return find_run(frame) if owner is None else owner.run
+
+
+def _claiming(start: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+    """Return *start*, a loop's way to start a process, so that what it starts goes with its run."""
+
+    async def start_claimed(*args: Any, env: Mapping[str, str] | None = None, **options: Any) -> Any:
+        owner = find_owner()
+        if owner is not None:
+            env, options = owner.run.processes.claim(env), {**options, "start_new_session": True}
+        return await start(*args, env=env, **options)
+
+    return start_claimed
 
 
 def _call_in_trio(token: trio.lowlevel.TrioToken, call: Callable[[], None]) -> None:

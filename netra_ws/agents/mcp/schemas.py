@@ -117,7 +117,7 @@ def _bounded(draft: Any) -> Any:
     for name, make in (("additionalProperties", _additional), ("uniqueItems", _unique)):
         if name in rules:
             rules[name] = make(rules[name])
-    return extend(draft, rules)  # type: ignore[no-untyped-call]
+    return extend(draft, rules)
 
 
 def _counted(rule: Rule) -> Rule:
