@@ -199,6 +199,8 @@ def public_config(settings: Settings, policy: ContextPolicy, *, tokens: bool = T
             "resume": True,
             "threads": True,
             "search": True,
+            "inputs": True,
+            "sub_runs": True,
             "console": settings.server.console,
             "llm": policy.run.model is not None,
         },
