@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from datetime import UTC, datetime
 from typing import Any, TextIO
 
@@ -18,13 +18,21 @@ import structlog
 from netra_ws.settings.sections import Log as LogSettings
 
 #: What every record has; other attributes are fields that somebody has added.
+_FIELDS = "netra_ws_fields"
 _USUAL = frozenset(vars(logging.LogRecord("", 0, "", 0, "", (), None))) | {"message", "asctime", "taskName"}
 
 
 def fields_of(record: logging.LogRecord) -> dict[str, Any]:
     """Return what a record says besides its text: what is bound where it was made, and what was added to it."""
     added = {name: value for name, value in vars(record).items() if name not in _USUAL}
-    return {**structlog.contextvars.get_contextvars(), **added}
+    fields = added.pop(_FIELDS, None)
+    return {**structlog.contextvars.get_contextvars(), **added, **(fields if isinstance(fields, dict) else {})}
+
+
+def _to_record(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Return the keywords for ``logging``; its records have names of their own, so fields travel under one."""
+    options = {name: event.pop(name) for name in ("exc_info", "stack_info", "stacklevel") if name in event}
+    return {"msg": event.pop("event"), "extra": {_FIELDS: dict(event)}, **options}
 
 
 class JsonFormatter(logging.Formatter):
@@ -39,7 +47,8 @@ class JsonFormatter(logging.Formatter):
         }
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        line |= {name: value for name, value in fields_of(record).items() if name not in line}
+        # A field that is called like one of these keeps its value, under a name beside it.
+        line |= {f"{name}_" if name in line else name: value for name, value in fields_of(record).items()}
         return json.dumps(line, ensure_ascii=False, default=str)
 
 
@@ -67,7 +76,7 @@ def set_up_logging(log: LogSettings, stream: TextIO) -> None:
         processors=[
             structlog.stdlib.filter_by_level,
             structlog.stdlib.PositionalArgumentsFormatter(),
-            structlog.stdlib.render_to_log_kwargs,
+            _to_record,
         ],
         wrapper_class=structlog.stdlib.BoundLogger,
         logger_factory=structlog.stdlib.LoggerFactory(),

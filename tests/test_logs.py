@@ -17,7 +17,7 @@ import trio
 from netra_ws import Identity, Run
 from netra_ws.logs import JsonFormatter, set_up_logging
 from netra_ws.settings import Log
-from netra_ws.testing import open_session
+from netra_ws.testing import check_run, open_session
 
 
 def test_log_lines_are_json() -> None:
@@ -101,6 +101,50 @@ async def test_whose_line_it_is() -> None:
     assert outside.keys() == {"time", "level", "logger", "message"}
 
 
+def test_fields_of_structlog_are_free() -> None:
+    """An event of structlog may have fields of any name, also those that logging has for itself; none is lost."""
+    out = io.StringIO()
+    set_up_logging(Log(format="json", level="info"), out)
+    names = ("name", "args", "module", "message", "thread", "level", "filename", "msg", "extra")
+    structlog.get_logger("shop").info("order placed", **{name: f"my {name}" for name in names})
+    try:
+        raise ValueError("why")
+    except ValueError:
+        structlog.get_logger("shop").exception("failed", order=7)
+    first, second = _lines(out)
+    assert (first["message"], first["level"], first["logger"]) == ("order placed", "info", "shop")
+    assert {f"my {name}" for name in names} <= set(first.values())
+    assert (first["name"], first["level_"], first["message_"]) == ("my name", "my level", "my message")
+    assert (second["order"], "ValueError: why" in second["exception"]) == (7, True)
+
+
+class Broken(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        raise RuntimeError("the collector is down")
+
+
+async def test_a_handler_that_fails_hurts_no_run() -> None:
+    """A program's handler that raises at every line changes nothing of a run, and nothing of the server."""
+
+    async def agent(run: Run) -> str:
+        return "done"
+
+    async def fails(run: Run) -> None:
+        raise ValueError("in the agent")
+
+    async with open_session({"agent": agent, "fails": fails}) as (_, session):
+        broken = Broken()
+        logging.getLogger("netra_ws.agents").addHandler(broken)
+        logging.getLogger("netra_ws.agents").setLevel(logging.DEBUG)
+        try:
+            for name, status in (("agent", "success"), ("fails", "error"), ("agent", "success")):
+                run = await session.start("x", agent=name)
+                assert check_run([event async for event in run]).status == status
+        finally:
+            logging.getLogger("netra_ws.agents").removeHandler(broken)
+            logging.getLogger("netra_ws.agents").setLevel(logging.NOTSET)
+
+
 def test_fields_for_people() -> None:
     """On a terminal the fields stand behind the text."""
     out = io.StringIO()
@@ -118,3 +162,4 @@ def test_a_field_that_is_no_json() -> None:
         logging.getLogger("here").info("so", extra={"thing": object()})
     (line,) = _lines(out)
     assert (line["level"], line["thing"][:7], line["time"] != "mine") == ("info", "<object", True)
+    assert (line["level_"], line["time_"]) == ("mine", "mine")

@@ -1,9 +1,9 @@
 """Sub-runs: an agent has another agent do a part of its work (``run.delegate``).
 
-A sub-run is a run of its own, with its own events, which name its parent. It lives inside the task
-that waits for it, so it ends before its parent and is cancelled with it. Its words are its parent's
-material: they are told and stored as events, and are no messages of the conversation. All runs that
-come of one form its family, which is bounded.
+A sub-run is a run of its own, with its own events, which name its parent. It lives in its parent's
+nursery, so it ends before its parent, and is cancelled with it and with the task that waits for it. Its
+words are its parent's material: they are told and stored as events, and are no messages of the
+conversation. All runs that come of one form its family, which is bounded.
 """
 
 from __future__ import annotations
@@ -11,7 +11,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from netra_ws.errors import AgentError, ClientError, DelegateFailed, QuotaExceeded
+import trio
+
+from netra_ws.errors import AgentError, ClientError, DelegateFailed, QuotaExceeded, RunClosed
 
 from .agent import Agent, check_agent
 from .execution import execute
@@ -32,8 +34,13 @@ async def delegate(
     """Run *agent* as a sub-run and return its final response (see ``Run.delegate``); the caller has checked *run*."""
     if timeout_s is not None and not (isinstance(timeout_s, int | float) and timeout_s > 0):
         raise ValueError("timeout_s: expected seconds above 0")
+    if not isinstance(text, str):
+        raise TypeError(f"text: expected text, got {type(text).__name__}")
     name, function = _resolve(run, agent)
     _check_bounds(run)
+    nursery = run.nursery
+    if nursery is None:
+        raise RunClosed(f"the agent of {run.run_id} has ended")
     call = CURRENT_CALL.get()
     request = RunRequest(
         run_id=new_id("run"),
@@ -50,14 +57,28 @@ async def delegate(
         parent_tool_call_id=call.tool_call_id if call is not None and call.run is run else None,
     )
     child = run.born(request)
+
+    async def carry() -> None:
+        try:
+            await execute(child, function, lambda: None)
+        finally:
+            run.over(child)
+
+    # Beside the task that waits here, so that code which cannot be stopped holds up only the end of the parent.
+    nursery.start_soon(carry)
     try:
-        await execute(child, function, lambda: None)
-    finally:
-        run.over(child)
+        await child.settled.wait()
+    except trio.Cancelled:
+        child.cancel("parent")
+        with trio.CancelScope(shield=True):
+            await child.settled.wait()
+        raise
     return _response(child)
 
 
 def _resolve(run: Run, agent: str | Agent) -> tuple[str, Agent]:
+    if agent == "":
+        raise ValueError("agent: expected a name")
     if isinstance(agent, str):
         try:
             return run.host.agent_named(agent)

@@ -28,7 +28,7 @@ from netra_ws.protocol.events import AgentCompleted, CancelledBy, RunError, RunS
 
 from .agent import Agent
 from .calling import completed as call_completed
-from .failures import find_agent_error, flat, log_failure, split, wording
+from .failures import find_agent_error, flat, log_failure, log_safely, split, wording
 from .inputs import SERVER
 from .request import new_id
 from .run import Run
@@ -69,7 +69,7 @@ async def execute(run: Run, agent: Agent, on_seal: Callable[[], None]) -> None:
     worker = _Worker(run, agent)
     with bound_contextvars(**_who(run)):
         run.span = begin_run(run)
-        logger.info("run started", extra={"trigger": run.request.trigger})
+        log_safely(logger, logging.INFO, "run started", extra={"trigger": run.request.trigger})
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(worker.work)
@@ -119,8 +119,8 @@ class _Worker:
         run = self.run
         try:
             with run.scope:
-                async with trio.open_nursery() as nursery:
-                    nursery.start_soon(self._call)
+                async with trio.open_nursery() as run.nursery:
+                    run.nursery.start_soon(self._call)
         except BaseException as exc:  # Trio's word on what the agent has left open
             self.error = exc if self.error is None else BaseExceptionGroup("and left open", [self.error, exc])
         try:
@@ -159,6 +159,7 @@ class _Worker:
             # agent's own class may answer with another error. That would be Trio's end, and everybody's.
             self.error = flat(exc)
         finally:
+            self.run.nursery = None
             self.left_open = list(trio.lowlevel.current_task().child_nurseries)
 
 
@@ -204,16 +205,17 @@ def _from_outside(run: Run) -> CancelledBy:
 
 
 def _ends_at(run: Run) -> float:
-    # Where the parent's time is over first, its keeper ends both: one of them decides.
-    its_parent_s = run.parent is not None and run.deadline >= run.parent.deadline
-    return math.inf if its_parent_s or run.state is RunState.ASKING else run.deadline
+    parent = run.parent
+    if parent is not None and parent.state is RunState.RUNNING and run.ends_at >= parent.ends_at:
+        return math.inf  # the parent's keeper ends both: one of them decides
+    return math.inf if run.state is RunState.ASKING else run.ends_at
 
 
 def _idle_at(run: Run) -> float:
-    if run.children or run.state is RunState.ASKING:
+    if run.state is RunState.ASKING or any(child.state not in CLOSED for child in run.children.values()):
         return math.inf  # sub-runs have clocks of their own
-    # Held up by the store, it would be blamed for a silence that is not its own.
-    quiet_since = trio.current_time() if run.held_up else run.last_event_at
+    # Held up by the store or by its user's other calls, it would be blamed for a silence that is not its own.
+    quiet_since = trio.current_time() if run.held_up or run.queueing else run.last_event_at
     return quiet_since + run.request.idle_timeout_s
 
 
@@ -228,7 +230,9 @@ def _seal(run: Run) -> None:
     run.move(RunStep.SEAL)
     run.sealed = True
     run.settled.set()
-    logger.error(
+    log_safely(
+        logger,
+        logging.ERROR,
         "run %s of agent %s did not stop within %s s after %s; it is sealed and counts as stuck",
         run.run_id,
         run.agent_name,
@@ -243,7 +247,7 @@ async def _end_processes(run: Run) -> None:
     with trio.move_on_after(run.policy.finalise_s) as scope:
         await run.processes.end()
     if scope.cancelled_caught:
-        logger.error("run %s left a process that ignores SIGKILL", run.run_id)
+        log_safely(logger, logging.ERROR, "run %s left a process that ignores SIGKILL", run.run_id)
 
 
 def _close(run: Run, outcome: Outcome) -> None:
@@ -275,6 +279,8 @@ def _close_open(run: Run, outcome: Outcome) -> None:
 
 
 def _complete(run: Run, outcome: Outcome) -> None:
+    if run.status:
+        return  # written already; what went wrong did so behind it
     status: RunStatus = outcome.status
     completed = AgentCompleted(
         **run.names(),
@@ -292,7 +298,9 @@ def _complete(run: Run, outcome: Outcome) -> None:
     run.status, run.response, run.error = status, outcome.response, outcome.error
     error_code = None if outcome.error is None else outcome.error.code
     run.span.end(status, error_code, netra_ws__cancelled_by=outcome.cancelled_by, netra_ws__events=completed.events)
-    logger.info(
+    log_safely(
+        logger,
+        logging.INFO,
         "run ended",
         extra={
             "status": status,

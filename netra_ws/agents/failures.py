@@ -6,9 +6,11 @@ raise, too. Nothing here, and nothing that uses what is returned here, relies on
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import signal
 import traceback
+from typing import Any
 
 import trio
 
@@ -95,4 +97,10 @@ def log_failure(logger: logging.Logger, level: int, exc: BaseException, text: st
     try:
         logger.log(level, text, *args, exc_info=exc)
     except Exception as trouble:  # formatting it runs code of the agent's own class
-        logger.log(level, f"{text}; its traceback cannot be shown: {type(trouble).__name__}", *args)
+        log_safely(logger, level, f"{text}; its traceback cannot be shown: {type(trouble).__name__}", *args)
+
+
+def log_safely(logger: logging.Logger, level: int, text: str, *args: object, **options: Any) -> None:
+    """Log a line where an error may not come from: a program's own handler or filter may raise anything."""
+    with contextlib.suppress(Exception):
+        logger.log(level, text, *args, **options)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import uuid
 from collections.abc import Mapping, MutableMapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
@@ -111,6 +112,28 @@ def check_name(what: str, name: str) -> None:
     """Raise ``EventTooLarge`` for a name of more than ``MAX_NAME`` characters."""
     if len(name) > MAX_NAME:
         raise EventTooLarge(what, len(name), MAX_NAME)
+
+
+def check_progress(progress: object) -> None:
+    """Raise ``TypeError`` for what is no number; readers of the event would not know it."""
+    if progress is not None and not _is_number(progress):
+        raise TypeError(f"progress: expected a number from 0 to 1, got {progress!r:.50}")
+
+
+def check_usage(provider: object, model: object, input_tokens: object, output_tokens: object, cost_usd: object) -> None:
+    """Raise ``TypeError`` for usage that readers of ``agent_completed`` would not know."""
+    for name, text in (("provider", provider), ("model", model)):
+        if not isinstance(text, str):
+            raise TypeError(f"{name}: expected text, got {type(text).__name__}")
+    for name, count in (("input_tokens", input_tokens), ("output_tokens", output_tokens)):
+        if count is not None and type(count) is not int:
+            raise TypeError(f"{name}: expected a whole number, got {type(count).__name__}")
+    if cost_usd is not None and not _is_number(cost_usd):
+        raise TypeError(f"cost_usd: expected a number, got {type(cost_usd).__name__}")
+
+
+def _is_number(value: object) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)  # type: ignore[arg-type]
 
 
 def row_of(

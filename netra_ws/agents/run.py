@@ -11,7 +11,8 @@ import logging
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, nullcontext
+from contextlib import AbstractAsyncContextManager
+from types import NoneType
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -39,11 +40,11 @@ from netra_ws.protocol.events import (
 from .calling import completed, open_call
 from .inputs import EXPIRES_IN, ask
 from .processes import Processes
-from .request import Host, RunPolicy, RunRequest, check_name, row_of
+from .request import Host, RunPolicy, RunRequest, check_name, check_progress, check_usage, row_of
 from .speech import RowMaker, Speech
 from .states import CLOSED, LIVE, SPEAKING, TRANSITIONS, RunState, RunStep
 from .thread import RunThread
-from .tools import Tool, ToolCall
+from .tools import ToolCall
 from .tracing import Span
 
 if TYPE_CHECKING:
@@ -92,6 +93,9 @@ class Run:
         at_close: Rows to be written together with it.
         settled: Set when the closing events are written and the task is gone, or the run is sealed.
         held_up: Whether it waits for the store; its silence is not its own then.
+        queueing: How many of its calls wait for their place at a tool; likewise.
+        ends_at: When its own time is over, by Trio's clock; that stands still while it waits for a person.
+        nursery: Where its sub-runs live; None before its agent has begun and behind its end.
     """
 
     request: RunRequest
@@ -113,10 +117,12 @@ class Run:
     events: int = 0
     started_seq: int = 0
     started_at: float = 0.0
-    deadline: float = float("inf")
+    ends_at: float = float("inf")
     last_event_at: float = 0.0
     first_word_at: float | None = None
     held_up: bool = False
+    queueing: int = 0
+    nursery: trio.Nursery | None = None
     cancelled_at: float | None = None
     scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
     nudge: trio.Event = attrs.field(factory=trio.Event)
@@ -152,6 +158,13 @@ class Run:
     @property
     def user_id(self) -> str:
         return self.identity.user_id
+
+    @property
+    def deadline(self) -> float:
+        """By when it has to end, by Trio's clock, as it looks now: waiting for a person puts that off."""
+        held_s = trio.current_time() - self._held_at if self._holds else 0.0
+        own = self.ends_at + held_s
+        return own if self.parent is None else min(own, self.parent.deadline)
 
     @property
     def run_id(self) -> str:
@@ -230,6 +243,9 @@ class Run:
             RunClosed: The run has ended.
         """
         self.check_open()
+        check_progress(progress)
+        if type(step) not in (str, int, NoneType):
+            raise TypeError(f"step: expected text or a whole number, got {type(step).__name__}")
         await self.step_boundary(delta)
         self.speech.think(reasoning, delta=delta, step=step, progress=progress)
         await self.pause()
@@ -260,8 +276,9 @@ class Run:
 
         Raises:
             EventTooLarge: All usage of the run together is above ``limits.max_event_bytes``.
-            TypeError: A value that JSON cannot say, such as a ``Decimal``.
+            TypeError: A name that is no text, a count that is no whole number, a cost that is no number.
         """
+        check_usage(provider, model, input_tokens, output_tokens, cost_usd)
         used = Usage(
             provider=provider,
             model=model,
@@ -300,16 +317,6 @@ class Run:
         """
         return open_call(self, name, {**(parameters or {}), **more}, timeout_s)
 
-    def share_of(self, tool: Tool) -> AbstractAsyncContextManager[object]:
-        """Return what a call of *tool* holds while it goes on: its place among those of the user."""
-        shares = self.policy.user_tools
-        if tool.per_user is None or shares is None:
-            return nullcontext()
-        share = shares.get(tool)
-        if share is None:
-            share = shares[tool] = trio.CapacityLimiter(tool.per_user)
-        return share
-
     def complete_call(self, call: ToolCall, status: ToolStatus, error: ErrorText | None) -> None:
         """Write the second event of a pair, unless it is there already."""
         if self.open_calls.pop(call.tool_call_id, None) is None or self.state not in SPEAKING:
@@ -318,6 +325,9 @@ class Run:
 
     async def tell_progress(self, call: ToolCall, progress: float | None, message: str | None) -> None:
         """Tell how far a call is."""
+        check_progress(progress)
+        if not isinstance(message, str | None):
+            raise TypeError(f"message: expected text, got {type(message).__name__}")
         self.check_size("the progress", message)
         self.tell(ToolProgress(**self.names(), tool_call_id=call.tool_call_id, progress=progress, message=message))
         await self.pause()
@@ -355,7 +365,11 @@ class Run:
         *Cancellation:* the question is closed as cancelled.
         """
         self.check_open()
+        for run in self.line():
+            if run._stop_after_step:  # its user has said that they want no more of it
+                run.cancel("user")
         await self.step_boundary()
+        await self.pause()
         self.speech.end_thought()
         self.speech.keep()
         return await ask(self, prompt, choices, schema, expires_in)
@@ -389,6 +403,7 @@ class Run:
 
         self.check_open()
         await self.step_boundary()
+        await self.pause()
         self.speech.end_thought()
         return await delegate(self, agent, text, context, timeout_s)
 
@@ -444,6 +459,7 @@ class Run:
             self._held_at = trio.current_time()
             if self.state is RunState.RUNNING:
                 self.move(RunStep.ASK)
+            self._stir_all()
 
     def release(self) -> None:
         """Let the clocks go on."""
@@ -451,11 +467,16 @@ class Run:
         if self._holds:
             return
         self.last_event_at = trio.current_time()
-        self.deadline += self.last_event_at - self._held_at
+        self.ends_at += self.last_event_at - self._held_at
         if self.state is RunState.ASKING:
             self.move(RunStep.ANSWER)
-        self.stir()
+        self._stir_all()
         self.host.answered()
+
+    def _stir_all(self) -> None:
+        self.stir()
+        for child in self.children.values():  # whose time is this one's
+            child.stir()
 
     def stir(self) -> None:
         """Let whoever watches the run look at it again."""
@@ -474,9 +495,7 @@ class Run:
         """Write ``agent_started`` and start the clocks."""
         self.move(RunStep.START)
         self.started_at = self.last_event_at = trio.current_time()
-        self.deadline = self.started_at + self.request.timeout_s
-        if self.parent is not None:
-            self.deadline = min(self.deadline, self.parent.deadline)
+        self.ends_at = self.started_at + self.request.timeout_s
         started = AgentStarted(
             **self.names(),
             message_id=self.request.message_id,

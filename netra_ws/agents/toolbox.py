@@ -13,12 +13,13 @@ from typing import Any
 
 import attrs
 import orjson
+import trio
 
 from netra_ws.errors import AgentError, ConfigError, InvalidParameters, QuotaExceeded, RunClosed
 from netra_ws.protocol.events import ErrorText, ToolStatus
 from netra_ws.protocol.reading import MAX_DEPTH, deeper_than
 
-from .failures import leaves, log_failure
+from .failures import leaves, log_failure, split
 from .request import MAX_NAME
 from .run import Run
 from .tools import FAILED, Tool, judge
@@ -101,10 +102,11 @@ class Toolbox:
             return await _refuse(run, name, error)
         try:
             _, results = await tool.carry_out(run, parameters)
-        except (RunClosed, QuotaExceeded):
-            raise
-        except Exception as exc:  # a crash wall: whatever a tool raises is the answer to this call alone
-            if any(isinstance(each, RunClosed | QuotaExceeded) for each in leaves(exc)):
+        except BaseException as exc:  # a crash wall: whatever a tool raises is the answer to this call alone
+            # But a cancel goes on, and so does Ctrl-C, and a run that is over answers no model.
+            ctrl_c, own = split(exc, cancelled=True)
+            ends = any(isinstance(each, RunClosed | QuotaExceeded | trio.Cancelled) for each in leaves(exc))
+            if ctrl_c is not None or own is None or ends:
                 raise
             status, error_text = judge(exc, stopping=False)
             if error_text is FAILED:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 import attrs
@@ -41,6 +41,7 @@ class ToolCall:
         results: Any JSON value; told when the block is left.
         run: Whose call it is.
         outer: The call inside which this one was begun, also of the run that delegated to this one.
+        places: Where it holds its user's place at its tool.
     """
 
     # Frozen: the end of the pair is written from them.
@@ -50,6 +51,7 @@ class ToolCall:
     results: Any = None
     started_at: float = attrs.field(factory=trio.current_time, on_setattr=attrs.setters.frozen)
     outer: ToolCall | None = attrs.field(factory=CURRENT_CALL.get, repr=False)
+    places: trio.CapacityLimiter | None = attrs.field(default=None, repr=False)
     scope: trio.CancelScope = attrs.field(factory=trio.CancelScope, repr=False)
     _holds: int = 0
     _left_s: float = 0.0
@@ -102,7 +104,8 @@ class Tool:
         read: From parameters as JSON values to the keywords of ``invoke``; raises ``InvalidParameters``.
         invoke: Does the work; what it returns, as JSON, are the results.
         timeout_s: Seconds that one call may take; time in which it waits for a person does not count.
-        per_user: Calls of one user, in all their runs, at the same time; others wait for their turn.
+        per_user: Calls of one user, in all their runs, at the same time; others wait for their turn, while their
+            timeout stands still. A call keeps its place while it waits for a person, and calls inside of it share it.
         permission: What the user needs among the permissions of their token.
     """
 
@@ -151,11 +154,43 @@ class Tool:
         except (InvalidParameters, ToolDenied):
             async with run.tool(self.name, parameters):
                 raise
-        async with run.share_of(self), run.tool(self.name, parameters, timeout_s=self.timeout_s) as call:
+        async with run.tool(self.name, parameters, timeout_s=self.timeout_s) as call, _place(self, call):
             value = await self.invoke(call, keywords)
             if value is not None or call.results is None:
                 call.results = _checked(run, to_json(value, "the results"))
         return value, call.results
+
+
+@contextlib.asynccontextmanager
+async def _place(tool: Tool, call: ToolCall) -> AsyncIterator[None]:
+    """Hold the user's place at *tool* for *call*, when there is a number of them; wait for it, if need be."""
+    shares, run = call.run.policy.user_tools, call.run
+    if tool.per_user is None or shares is None:
+        yield
+        return
+    places = shares.get(tool)
+    if places is None:
+        places = shares[tool] = trio.CapacityLimiter(tool.per_user)
+    outer = call.outer
+    while outer is not None:
+        if outer.places is places:  # waiting for its own end, it would wait for ever
+            yield
+            return
+        outer = outer.outer
+    call.hold()
+    run.queueing += 1
+    try:
+        await places.acquire_on_behalf_of(call)
+    finally:
+        run.queueing -= 1
+        run.last_event_at = trio.current_time()
+        call.release()
+    call.places = places
+    try:
+        yield
+    finally:
+        call.places = None
+        places.release_on_behalf_of(call)
 
 
 def _checked(run: Run, results: Any) -> Any:

@@ -290,7 +290,12 @@ class UserContext:
         self.home.run_ended(run)
 
     def answered(self) -> None:
-        """Look again at who stays: a run waits for its user no more."""
+        """Look again at who stays: a run waits for its user no more.
+
+        At once, before the run can ask again: its grace was that of the questions that were open.
+        """
+        if self.state is ContextState.LINGERING and trio.current_time() >= self._leave_at:
+            self._end_runs([run for run in self.runs.values() if not self._stays(run)], "disconnect")
         self._changed.set()
 
     def find_run(self, run_id: str) -> Run | None:

@@ -62,7 +62,7 @@ class Events:
         while not self._ready:
             await self._read()
         heard = self._ready.popleft()
-        self._ended = isinstance(heard.message, AgentCompleted) and heard.message.run_id == self._run_id
+        self._ended = heard.type == AgentCompleted.type and heard.fields.get("run_id") == self._run_id
         return heard
 
     async def _read(self) -> None:

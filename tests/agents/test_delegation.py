@@ -9,7 +9,7 @@ import pytest
 import trio
 import trio.testing
 
-from netra_ws import AgentError, DelegateFailed, Position, Run
+from netra_ws import AgentError, ClientError, DelegateFailed, Position, Run
 from netra_ws.agents.delegation import MAX_DEPTH, MAX_FAMILY, MAX_OPEN
 from netra_ws.protocol.codec import Heard
 from netra_ws.protocol.events import AgentCompleted, AgentStarted, ToolExecuting
@@ -133,10 +133,15 @@ async def test_what_a_sub_run_says_is_no_message(autojump_clock: trio.testing.Mo
         return f"I see {len(rows)} messages"
 
     async with open_session({**AGENTS, "parent": parent}) as (_, session):
-        run = await session.start("question", agent="parent")
-        assert (await run.result()).final_response == "the answer"
         context = session.context
+        run = await session.start("question", agent="parent")
+        opened = []
+        async for event in run:
+            if event.type == "agent_message" and event.fields["phase"] == "delta":
+                opened.append(context.stream.partial(run.thread_id))
+        assert (await run.result()).final_response == "the answer"
         history = await context.ledger.thread_history(context.stream, run.thread_id, 100, None)
+        assert opened == [[]]  # also while it was being said
         assert [(m.role, m.content) for m in history.messages] == [("user", "question"), ("assistant", "the answer")]
         assert history.partial == []
         assert await context.ledger.search("tester", "unheard-of", 10) == []
@@ -319,6 +324,60 @@ async def test_one_that_cannot_be_stopped(autojump_clock: trio.testing.MockClock
     assert [each.error and each.error.code for each in (child, last)] == ["CANCEL_TIMEOUT"] * 2
 
 
+async def test_one_that_cannot_be_stopped_alone(autojump_clock: trio.testing.MockClock) -> None:
+    """A sub-run that was sealed holds its parent's work up no longer; only the parent's end waits for its code."""
+
+    async def parent(run: Run) -> Any:
+        began = trio.current_time()
+        with pytest.raises(DelegateFailed) as error:
+            await run.delegate("stubborn", "x")
+        await run.emit("went on", True)
+        return [error.value.status, error.value.code, round(trio.current_time() - began)]
+
+    async def stop(session: Any, run: Any) -> None:
+        await trio.sleep(1)
+        (child,) = session.context.runs[run.run_id].children.values()
+        with pytest.raises(ClientError, match="CANCEL_TIMEOUT"):
+            await session.stop(child.run_id)
+
+    heard, last = await family(parent, act=stop, **{"timing.finalise_s": 1.0})
+    assert (last.status, last.final_response) == ("success", ["cancelled", "CANCEL_TIMEOUT", 2])
+    assert ends(heard)["stubborn"].duration_ms == 2000
+    assert last.duration_ms == 60_000
+
+
+async def test_code_that_stays_ends_its_parent_in_the_end(autojump_clock: trio.testing.MockClock) -> None:
+    """A parent whose sub-run's code never goes is not kept by it for ever: its own idle clock is on."""
+
+    async def stays(run: Run) -> None:
+        with trio.CancelScope(shield=True):
+            await trio.sleep(3600)
+
+    async def parent(run: Run) -> None:
+        with pytest.raises(DelegateFailed):
+            await run.delegate(stays, "x", timeout_s=1)
+
+    heard, last = await family(parent, **{"timing.finalise_s": 1.0, "timing.idle_timeout_s": 20.0})
+    assert (last.status, last.cancelled_by, last.error and last.error.code) == (
+        "timeout",
+        "idle_timeout",
+        "CANCEL_TIMEOUT",
+    )
+    assert ends(heard)["stays"].error == last.error
+
+
+async def test_called_from_elsewhere(autojump_clock: trio.testing.MockClock) -> None:
+    """A sub-run that a task outside of the run has begun lives in its parent all the same, and ends before it."""
+
+    async def parent(run: Run) -> str:
+        trio.lowlevel.spawn_system_task(run.delegate, "works", "x")
+        await trio.sleep(0.1)
+        return "done"
+
+    heard, last = await family(parent)
+    assert (last.final_response, ends(heard)["works"].status, last.duration_ms) == ("done", "success", 1000)
+
+
 async def test_born_cancelled(autojump_clock: trio.testing.MockClock) -> None:
     """A sub-run that is begun while its parent is being cancelled does nothing any more."""
     did: list[str] = []
@@ -336,6 +395,61 @@ async def test_born_cancelled(autojump_clock: trio.testing.MockClock) -> None:
     heard, last = await family(parent, act=_stop_parent)
     assert (ends(heard)["late"].status, ends(heard)["late"].cancelled_by) == ("cancelled", "parent")
     assert (last.cancelled_by, did) == ("user", [])
+
+
+async def test_clocks_of_a_family_that_asks(autojump_clock: trio.testing.MockClock) -> None:
+    """While one sub-run asks, the others keep clocks of their own, whenever they were begun."""
+
+    async def asks(run: Run) -> Any:
+        return await run.ask("Sure?", expires_in=5000)
+
+    async def works_long(run: Run) -> float:
+        for _ in range(90):
+            await run.emit("x", 1)
+            await trio.sleep(1)
+        return round(run.deadline - trio.current_time())
+
+    async def endless(run: Run) -> None:
+        while True:
+            await run.emit("x", 1)
+            await trio.sleep(1)
+
+    async def parent(run: Run) -> list[Any]:
+        got: list[Any] = []
+
+        async def late() -> None:
+            await trio.sleep(200)  # long behind the parent's own time, had it not stood still
+            got.append(await run.delegate(works_long, "x"))
+            with pytest.raises(DelegateFailed) as error:
+                await run.delegate(endless, "x")
+            got.append(error.value.status)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(run.delegate, asks, "x")
+            nursery.start_soon(late)
+        return got
+
+    async def answer(session: Any, run: Any) -> None:
+        await trio.sleep(1000)
+        (question,) = session.pending_inputs
+        await session.answer(question["input_id"], "yes")
+
+    heard, last = await family(parent, act=answer, **{"timing.run_timeout_s": 100.0})
+    assert (last.status, last.final_response) == ("success", [10, "timeout"])
+    assert round(ends(heard)["endless"].duration_ms / 1000) == 100
+
+
+@pytest.mark.parametrize("wrong", ["", None, 5])
+async def test_what_is_no_delegation(wrong: Any) -> None:
+    """An agent without a name, or a text that is none, is the agent's mistake; no sub-run begins."""
+
+    async def parent(run: Run) -> str:
+        with pytest.raises((ValueError, TypeError), match="expected"):
+            await (run.delegate("", "x") if wrong == "" else run.delegate("works", wrong))
+        return "told"
+
+    heard, last = await family(parent)
+    assert (last.final_response, len(check_family(heard))) == ("told", 1)
 
 
 # Bounds.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, Literal
@@ -449,6 +450,70 @@ async def test_nobody_comes_back(autojump_clock: trio.testing.MockClock) -> None
         recorded = await server.recorded("alice")
         last = next(iter(check_family(recorded).values()))
         assert (last.status, last.cancelled_by) == ("cancelled", "disconnect")
+
+
+async def test_nobody_comes_back_to_one_that_asks_again(autojump_clock: trio.testing.MockClock) -> None:
+    """Grace waits for the question that was open, not for those that come behind it."""
+
+    async def agent(run: Run) -> None:
+        while True:
+            with contextlib.suppress(InputDeclined):
+                await run.ask("still there?", expires_in=100)
+
+    async with open_test_server({"asks": agent}) as server:
+        async with server.connect("alice") as alice:
+            await alice.start("x", agent="asks")
+            while not server.server.registry.memories.of("alice").inputs:
+                await trio.sleep(0.01)
+            server.link("alice").drop()
+            await trio.sleep(0)
+        began = trio.current_time()
+        while list(server.server.registry):
+            await trio.sleep(1)
+            assert trio.current_time() - began < 200
+        last = next(iter(check_family(await server.recorded("alice")).values()))
+        assert (last.status, last.cancelled_by) == ("cancelled", "disconnect")
+
+
+async def test_a_stop_behind_the_step_is_not_put_off_by_a_question(
+    autojump_clock: trio.testing.MockClock, server: StartServer
+) -> None:
+    """A run that should end behind its step asks nobody any more: it ends where it would have asked."""
+
+    async def agent(run: Run) -> None:
+        async with run.tool("careful"):
+            await trio.sleep(5)
+            await run.ask("Sure?")
+
+    running = await server(agents={"asks": agent})
+    async with connect(running) as client:
+        ack = await client.ask("chat", content="x", agent="asks")
+        await client.until("tool_executing")
+        await client.send("stop_agent", run_id=ack["run_id"], mode="after_step", id="stop")
+        heard = await client.until("ack", reply_to="stop")
+        assert heard[-1]["status"] == "cancelled"
+        assert "input_required" not in [frame["type"] for frame in heard]
+
+
+async def test_questions_wait_for_the_store(autojump_clock: trio.testing.MockClock) -> None:
+    """Questions in a loop are held up while the store takes nothing, as everything that is told is."""
+
+    async def agent(run: Run) -> None:
+        for _ in range(60):
+            with contextlib.suppress(InputDeclined):
+                await run.ask("x" * 200_000, expires_in=1e-6)
+
+    async with open_test_server({"asks": agent}) as server, server.connect("alice") as alice:
+        server.store.hang()
+        with trio.move_on_after(3):
+            await alice.start("x", agent="asks")
+        asked = server.server.registry.memories.of("alice").inputs
+        before = len(asked._closed)
+        await trio.sleep(1)
+        assert before == len(asked._closed) < 40
+        server.store.recover()
+        await trio.sleep(30)
+        assert len(asked._closed) == 60
 
 
 async def test_goodbye_ends_a_run_that_asks(server: StartServer) -> None:

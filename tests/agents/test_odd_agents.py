@@ -16,7 +16,7 @@ import trio.testing
 
 from netra_ws import AgentError, ClientError, Run, RunClosed, WrongThread
 from netra_ws.protocol.events import ToolCompleted
-from netra_ws.testing import check_run, open_session
+from netra_ws.testing import check_run, open_session, run_agent
 
 MakeError = Callable[[], BaseException]
 
@@ -206,6 +206,37 @@ async def test_whatever_is_raised_while_being_cancelled(
         assert (await (await session.start("y", agent="good")).result()).status == "success"
 
 
+@pytest.mark.parametrize(
+    "usage",
+    [
+        {"input_tokens": 12.0},
+        {"output_tokens": "12"},
+        {"input_tokens": True},
+        {"cost_usd": "0.1"},
+        {"cost_usd": float("nan")},
+        {"provider": None},
+        {"model": 5},
+    ],
+)
+async def test_usage_that_is_none(usage: dict[str, Any]) -> None:
+    """Usage of a wrong type is the agent's mistake where it is made: the run's last event is one that readers know."""
+
+    async def agent(run: Run) -> str:
+        with pytest.raises(TypeError, match=next(iter(usage))):
+            run.usage(**{"provider": "p", "model": "m", **usage})
+        for wrong in ({"progress": "half"}, {"progress": float("inf")}, {"step": 1.5}):
+            with pytest.raises(TypeError, match="expected"):
+                await run.think("x", **wrong)  # type: ignore[arg-type]
+        async with run.tool("work") as call:
+            with pytest.raises(TypeError, match="expected"):
+                await call.progress("half")  # type: ignore[arg-type]
+            with pytest.raises(TypeError, match="expected"):
+                await call.progress(0.5, 5)  # type: ignore[arg-type]
+        return "done"
+
+    assert check_run(await run_agent(agent)).final_response == "done"
+
+
 def test_ctrl_c_is_not_the_agents(capfd: pytest.CaptureFixture[str]) -> None:
     """A KeyboardInterrupt that a signal has raised in an agent's code ends the program, as Ctrl-C should."""
     ends: list[str] = []
@@ -219,8 +250,12 @@ def test_ctrl_c_is_not_the_agents(capfd: pytest.CaptureFixture[str]) -> None:
             ends.append((await (await session.start("x", agent="agent")).result()).status)
             await trio.sleep_forever()
 
-    with pytest.raises(BaseException) as raised:
-        trio.run(program)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+    try:
+        with pytest.raises(BaseException) as raised:
+            trio.run(program)
+    finally:
+        signal.signal(signal.SIGINT, before)
     found = raised.value
     while isinstance(found, BaseExceptionGroup):
         found = found.exceptions[0]

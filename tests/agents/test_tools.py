@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import logging
 import threading
@@ -14,7 +15,7 @@ import trio
 import trio.testing
 
 from netra_ws import AgentError, ConfigError, Identity, Run, Tool, ToolCall, ToolDenied, tool
-from netra_ws.agents.toolbox import Attempt, Toolbox
+from netra_ws.agents.toolbox import Attempt, Toolbox, read_arguments
 from netra_ws.errors import InvalidParameters
 from netra_ws.protocol.events import ErrorText, ToolCompleted, ToolExecuting, ToolProgress
 from netra_ws.testing import check_run, open_session, run_agent
@@ -249,6 +250,39 @@ async def test_places_of_a_user(autojump_clock: trio.testing.MockClock) -> None:
     assert most == {"tester": 2, "bob": 2}
 
 
+async def test_waiting_for_a_place_is_no_silence(autojump_clock: trio.testing.MockClock) -> None:
+    """Who waits for their place is seen to wait, is not idle, and has the whole timeout when it is their turn."""
+
+    @tool(per_user=1, timeout_s=40)
+    async def narrow(run: Run) -> None:
+        await trio.sleep(30)
+
+    async def agent(run: Run) -> None:
+        await narrow(run)
+
+    async with open_session({"agent": agent}, {"timing.idle_timeout_s": 35.0}) as (_, session):
+        runs = [await session.start("x", agent="agent") for _ in range(3)]
+        ended = [check_run([event async for event in run]) for run in runs]
+    assert [(last.status, round(last.duration_ms / 1000)) for last in ended] == [("success", n) for n in (30, 60, 90)]
+
+
+async def test_a_tool_that_uses_itself(autojump_clock: trio.testing.MockClock) -> None:
+    """Calls inside of a call share its place, directly and through a sub-run: nothing waits for its own end."""
+
+    @tool(per_user=1)
+    async def count_down(run: Run, number: int) -> int:
+        return 0 if number == 0 else 1 + await (count_down(run, number - 1) if number % 2 else run.delegate(sub, "x"))
+
+    async def sub(run: Run) -> int:
+        return int(await count_down(run, 1))
+
+    async def agent(run: Run) -> Any:
+        return await count_down(run, 2)
+
+    with trio.fail_after(60):
+        assert check_run(await run_agent(agent)).final_response == 2
+
+
 async def test_progress_and_parallel_calls(autojump_clock: trio.testing.MockClock) -> None:
     """Calls that go on at once keep their pairs, and each tells its own progress."""
 
@@ -308,6 +342,8 @@ FAULTS: dict[str, tuple[Callable[[], Any], str, str | None]] = {
         "error",
         "NO_ORDER",
     ),
+    "exit": (_raises(SystemExit(2)), "error", "TOOL_FAILED"),
+    "asyncio's cancel": (_raises(asyncio.CancelledError()), "error", "TOOL_FAILED"),
     "denied": (_raises(ToolDenied("not today")), "denied", "FORBIDDEN"),
     "timeout": (_raises(trio.TooSlowError("5 s")), "timeout", "TOOL_TIMEOUT"),
     "no JSON": (_returns(object()), "error", "NOT_JSON"),
@@ -362,6 +398,13 @@ async def test_a_model_s_call_that_is_wrong(name: str, arguments: str, code: str
     events = await run_agent(agent)
     assert check_run(events).final_response == ["error", code]
     assert [told for _, _, told, _, _ in pairs(events)] == ([] if code == "EVENT_TOO_LARGE" else ["error"])
+
+
+@pytest.mark.parametrize("arguments", [{"a": TOWER}, '{"a": ' + "[" * 100 + "]" * 100 + "}"])
+def test_a_tower_of_arguments(arguments: Any) -> None:
+    """Arguments that are nested too deep are refused before anybody looks into them."""
+    with pytest.raises(InvalidParameters, match="levels deep"):
+        read_arguments(arguments)
 
 
 def test_answers_for_a_model() -> None:
