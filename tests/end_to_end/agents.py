@@ -120,6 +120,33 @@ async def asking(run: Run) -> str:
     return f"answer: {answer}"
 
 
+@attrs.frozen
+class Publication:
+    """How to publish a text."""
+
+    channel: Annotated[Literal["website", "newsletter"], "Where it appears"]
+    headline: Annotated[str, "At most 60 characters"]
+    urgent: bool = False
+
+
+async def publishing(run: Run) -> str:
+    """Draft a text, have somebody look at it, and ask how to publish it; for the picture of the console."""
+
+    async def proofreader(run: Run) -> str:
+        async with run.tool("check_spelling", characters=len(run.text)) as call:
+            call.results = {"mistakes": 0}
+        await run.say("No mistakes found.")
+        return run.said
+
+    await run.think("A draft first, then somebody has to look at it")
+    draft = f"From May on {run.text}."
+    await run.say(f"Here is a draft: “{draft}” ")
+    async with run.tool("proofread", text=draft) as call:
+        call.results = await run.delegate(proofreader, draft)
+    publication = await run.ask("How shall it be published?", schema=Publication)
+    return f"published: {publication}"
+
+
 async def delegating(run: Run) -> str:
     """Have two agents work at the same time inside one tool, one of which asks."""
     async with run.tool("survey") as call, trio.open_nursery() as nursery:

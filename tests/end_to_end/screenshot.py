@@ -30,7 +30,6 @@ USAGE = [
     for day in (1, 2, 3)
     for model in ("large", "small")
 ]
-QUESTIONS = ["What is 17% of 2,340?", "What time is it in Tokyo?", "Search my messages for invoice"]
 
 
 def main(picture: Path) -> None:
@@ -58,9 +57,10 @@ def converse(window: Window) -> None:
     window.page.locator("#attach-file").set_input_files(file)
     window.ask("How much did we use in March?")
     window.get("new-thread").click()
-    for question in QUESTIONS:
-        window.ask(question)
-    window.page.locator(".tool[open] > summary").nth(1).click()
+    window.say("we are open on Sundays", agent="publishing")
+    expect(window.get("input")).to_be_visible()
+    window.page.locator(".input select").select_option(label="newsletter")
+    window.page.locator(".input input[type=text]").first.fill("Open on Sundays")
     window.get("composer").focus()
     window.page.mouse.move(0, 0)
     window.page.evaluate("scroller.scrollTop = scroller.scrollHeight")

@@ -22,6 +22,7 @@ EXTRA = {
     "inquiring": agents.asking,
     "markup": agents.markup,
     "patient": agents.patient,
+    "publishing": agents.publishing,
     "slow": agents.slow,
 }
 
