@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import shlex
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 import trio
 
 import netra_ws
-from netra_ws import AgentError, AsyncioRun
+from netra_ws import AgentError, AsyncioRun, ClientError
 from netra_ws.agents import processes
 from netra_ws.testing import check_run, open_session, run_agent
 
@@ -86,3 +87,25 @@ async def test_they_count(monkeypatch: pytest.MonkeyPatch) -> None:
 
     with trio.fail_after(30):
         assert check_run(await run_agent(agent)).final_response == "QUOTA_EXCEEDED"
+
+
+async def test_a_seal_kills_them(tmp_path: Path) -> None:
+    """Of a run that does not stop because it waits for such a process, that process is killed when it is sealed."""
+
+    @netra_ws.bridge
+    async def agent(run: AsyncioRun) -> None:
+        child = CHILDREN["ignores SIGTERM"]
+        process = await asyncio.create_subprocess_exec(sys.executable, "-c", child, str(tmp_path))
+        while process.returncode is None:
+            with contextlib.suppress(asyncio.CancelledError):
+                await process.wait()
+
+    async with open_session({"agent": agent}, {"timing.finalise_s": 0.5}) as (server, session):
+        run = await session.start("x", agent="agent")
+        await signed_in(tmp_path, 1)
+        with trio.fail_after(20):
+            with pytest.raises(ClientError, match="CANCEL_TIMEOUT"):
+                await session.stop(run.run_id)
+            while server.registry.statistics().runs:
+                await trio.sleep(0.01)
+        assert alive(tmp_path) == []
