@@ -73,7 +73,7 @@ EXCEPTED = {
         ("agents/mcp/servers.py McpServer.env", "agents/mcp/servers.py McpServer.headers"),
         "what a program has written",
     ),
-    "agents/mcp/schemas.py _bounded cache": "one entry for each draft of JSON Schema",
+    "agents/shapes/bounded.py _bounded cache": "one entry for each draft of JSON Schema",
     "agents/mcp/http.py trust cache": "one entry",
     "agents/mcp/opening.py _load CapacityLimiter": "one place, for who loads the library",
     "agents/builtin/clock.py _names cache": "the names of the system's time zones",
