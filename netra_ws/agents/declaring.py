@@ -14,7 +14,7 @@ import attrs
 from netra_ws.errors import ConfigError
 
 from .run import Run
-from .shapes import Field, Reader, object_schema
+from .shapes import Field, fields_reader, object_schema
 from .tools import Tool, ToolCall
 
 #: What model servers take as the name of a function.
@@ -95,7 +95,7 @@ def _declare(
     try:
         fields, given = _parameters(function, text)
         schema = object_schema(fields)
-        read = _reader(name, fields)
+        read = fields_reader(fields)
     except ConfigError as exc:
         raise ConfigError(f"tool {name}: {exc}") from None
     return Tool(
@@ -132,19 +132,6 @@ def _parameters(function: Function, text: str) -> tuple[list[Field], dict[str, A
             default = attrs.NOTHING if parameter.default is parameter.empty else parameter.default
             fields.append(Field(parameter.name, type_, default, said.get(parameter.name, "")))
     return fields, given
-
-
-def _reader(name: str, fields: list[Field]) -> Callable[[Mapping[str, Any]], Mapping[str, Any]]:
-    """Return what reads parameters: as the fields of a class made for it, so that all that is wrong is told at once."""
-    made = {field.name: attrs.field(type=field.type, default=field.default, alias=field.name) for field in fields}
-    read = Reader(attrs.make_class(name.replace("-", "_"), made, kw_only=True, frozen=True, slots=False))
-    names = list(made)
-
-    def keywords(parameters: Mapping[str, Any]) -> Mapping[str, Any]:
-        values = read(dict(parameters))
-        return {name: getattr(values, name) for name in names}
-
-    return keywords
 
 
 def _invoker(function: Function, given: Mapping[str, Any]) -> Callable[[ToolCall, Mapping[str, Any]], Any]:
