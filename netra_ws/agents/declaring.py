@@ -117,7 +117,8 @@ def _parameters(function: Function, text: str) -> tuple[list[Field], dict[str, A
     try:
         hints = typing.get_type_hints(called, include_extras=True)
     except NameError as exc:
-        raise ConfigError(f"{exc}; types have to be found in the module") from None
+        hint = "; annotate it Run, as imported from netra_ws" if exc.name in ("Run", "AsyncioRun") else ""
+        raise ConfigError(f"{exc}; types have to be found in the module{hint}") from None
     fields: list[Field] = []
     given: dict[str, Any] = {}
     for parameter in inspect.signature(function).parameters.values():
@@ -126,12 +127,22 @@ def _parameters(function: Function, text: str) -> tuple[list[Field], dict[str, A
             raise ConfigError(f"{parameter}: expected parameters that have a name of their own")
         if type_ in (Run, ToolCall):
             given[parameter.name] = type_
+        elif (meant := _runs_in(type_)) is not None:
+            raise ConfigError(f"{parameter.name}: annotate it {meant}, and nothing else: a tool gets exactly that")
         elif type_ is inspect.Parameter.empty:
             raise ConfigError(f"{parameter.name}: expected an annotation")
         else:
             default = attrs.NOTHING if parameter.default is parameter.empty else parameter.default
             fields.append(Field(parameter.name, type_, default, said.get(parameter.name, "")))
     return fields, given
+
+
+def _runs_in(type_: Any) -> str | None:
+    """Return what an annotation means that is about a run or a call, but is not the plain class."""
+    for each in (type_, *typing.get_args(type_)):
+        if isinstance(each, type) and (issubclass(each, Run | ToolCall) or each.__name__ in ("Run", "AsyncioRun")):
+            return "ToolCall" if issubclass(each, ToolCall) else "Run"
+    return None
 
 
 def _invoker(function: Function, given: Mapping[str, Any]) -> Callable[[ToolCall, Mapping[str, Any]], Any]:

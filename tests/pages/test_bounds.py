@@ -65,7 +65,7 @@ EXCEPTED = {
         "lives for one declaration, of types that somebody has written",
     ),
     **dict.fromkeys(
-        ("agents/shapes/reading.py _Reading.wrong", "agents/shapes/reading.py _Reading.tried"),
+        ("agents/shapes/plans.py Reading.wrong", "agents/shapes/plans.py Reading.tried"),
         "for the reading of one value: cut to MAX_FIELDS, and a part of what the value and the type have",
     ),
     "agents/toolbox.py Toolbox._tools": "what a program has declared",
