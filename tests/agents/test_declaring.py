@@ -40,5 +40,5 @@ def test_a_run_that_is_not_imported() -> None:
     """A name that is not to be found is named, and when it is the run's, so is where it comes from."""
     space: dict[str, Any] = {}
     exec("async def f(run: 'Run', n: int) -> int: return n", space)
-    with pytest.raises(ConfigError, match="name 'Run' is not defined; .*annotate it Run, as imported from netra_ws"):
+    with pytest.raises(ConfigError, match=r"name 'Run' is not defined; .*annotate it Run, as imported from netra_ws"):
         tool(space["f"])

@@ -165,8 +165,8 @@ def _counted(name: str, rule: Rule) -> Rule:
         budget.nested += 1
         try:
             for error in rule(validator, value, instance, schema) or ():
-                if not isinstance(error.validator, str):  # it comes from here, not from a schema inside
-                    budget.spend(len(error.message) // _CHARACTERS)
+                # What comes from a schema inside has had its price for the text.
+                budget.spend(1 if isinstance(error.validator, str) else 1 + len(error.message) // _CHARACTERS)
                 yield error
         finally:
             budget.nested -= 1
