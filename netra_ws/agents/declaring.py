@@ -14,7 +14,7 @@ import attrs
 from netra_ws.errors import ConfigError
 
 from .run import Run
-from .shapes import Field, Reader, object_schema
+from .shapes import Field, fields_reader, object_schema
 from .tools import Tool, ToolCall
 
 #: What model servers take as the name of a function.
@@ -95,7 +95,7 @@ def _declare(
     try:
         fields, given = _parameters(function, text)
         schema = object_schema(fields)
-        read = _reader(name, fields)
+        read = fields_reader(fields)
     except ConfigError as exc:
         raise ConfigError(f"tool {name}: {exc}") from None
     return Tool(
@@ -117,7 +117,8 @@ def _parameters(function: Function, text: str) -> tuple[list[Field], dict[str, A
     try:
         hints = typing.get_type_hints(called, include_extras=True)
     except NameError as exc:
-        raise ConfigError(f"{exc}; types have to be found in the module") from None
+        hint = "; annotate it Run, as imported from netra_ws" if exc.name in ("Run", "AsyncioRun") else ""
+        raise ConfigError(f"{exc}; types have to be found in the module{hint}") from None
     fields: list[Field] = []
     given: dict[str, Any] = {}
     for parameter in inspect.signature(function).parameters.values():
@@ -126,6 +127,8 @@ def _parameters(function: Function, text: str) -> tuple[list[Field], dict[str, A
             raise ConfigError(f"{parameter}: expected parameters that have a name of their own")
         if type_ in (Run, ToolCall):
             given[parameter.name] = type_
+        elif (meant := _runs_in(type_)) is not None:
+            raise ConfigError(f"{parameter.name}: annotate it {meant}, and nothing else: a tool gets exactly that")
         elif type_ is inspect.Parameter.empty:
             raise ConfigError(f"{parameter.name}: expected an annotation")
         else:
@@ -134,17 +137,12 @@ def _parameters(function: Function, text: str) -> tuple[list[Field], dict[str, A
     return fields, given
 
 
-def _reader(name: str, fields: list[Field]) -> Callable[[Mapping[str, Any]], Mapping[str, Any]]:
-    """Return what reads parameters: as the fields of a class made for it, so that all that is wrong is told at once."""
-    made = {field.name: attrs.field(type=field.type, default=field.default, alias=field.name) for field in fields}
-    read = Reader(attrs.make_class(name.replace("-", "_"), made, kw_only=True, frozen=True, slots=False))
-    names = list(made)
-
-    def keywords(parameters: Mapping[str, Any]) -> Mapping[str, Any]:
-        values = read(dict(parameters))
-        return {name: getattr(values, name) for name in names}
-
-    return keywords
+def _runs_in(type_: Any) -> str | None:
+    """Return what an annotation means that is about a run or a call, but is not the plain class."""
+    for each in (type_, *typing.get_args(type_)):
+        if isinstance(each, type) and (issubclass(each, Run | ToolCall) or each.__name__ in ("Run", "AsyncioRun")):
+            return "ToolCall" if issubclass(each, ToolCall) else "Run"
+    return None
 
 
 def _invoker(function: Function, given: Mapping[str, Any]) -> Callable[[ToolCall, Mapping[str, Any]], Any]:

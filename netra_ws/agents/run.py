@@ -349,7 +349,9 @@ class Run:
         Args:
             choices: The answers that there are, at most 100; clients show buttons.
             schema: What an answer must look like; clients make a form of it. An attrs class, or any type
-                that ``@tool`` takes, or a JSON Schema (draft 2020-12). Without both, an answer is text.
+                that ``@tool`` takes, or a JSON Schema (draft 2020-12) without ``pattern``,
+                ``patternProperties`` and ``unevaluated…``: a regular expression can take for ever, so match
+                the answer yourself. Without both, an answer is text.
             expires_in: Seconds until nobody may answer any more.
 
         Returns:

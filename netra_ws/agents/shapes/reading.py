@@ -1,51 +1,48 @@
 """JSON values as Python's: exactly what ``schema.py`` says fits, and back.
 
-cattrs alone would turn 5 into "5" and a text into a list of letters; here every outer type is exact,
-unknown fields are errors, and each wrong value is named by its JSON path. Validators of attrs fields
-are asked, too.
+Every type is exact: 5 is no text, true is no number, 1.0 is no integer (JSON Schema would call it one),
+unknown fields are errors, and each wrong value is named by its JSON path. Validators and converters of attrs
+classes have their say, too. A value is read in time that grows with its size, also by unions of classes that
+contain each other: a member is chosen by its outer shape, and no part is read twice as the same member.
+
+Nothing is kept of a type when its reader is gone, so that agents can declare classes while they run.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import datetime as dt
 import enum
 import types
 import typing
-import uuid
-from collections.abc import Callable, Iterable, Mapping
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Annotated, Any, Literal, NewType, Union, get_args, get_origin
 
 import attrs
-import cattrs
-from cattrs import IterableValidationError, IterableValidationNote
-from cattrs.gen import make_dict_structure_fn
-from cattrs.gen.typeddicts import make_dict_structure_fn as make_typed_dict_fn
 
-from netra_ws.errors import MAX_FIELDS, AgentError, InvalidParameters
+from netra_ws.errors import InvalidParameters
 from netra_ws.protocol.reading import MAX_DEPTH, deeper_than
-from netra_ws.protocol.values import exactly, json_name, number
+from netra_ws.protocol.values import exactly, json_name
 
-from .schema import FORMATS, LISTS, SETS, TABLES, bounds_of, name_of
-
-Hook = Callable[[Any, Any], Any]
-
-_BOUND_WORDS = {
-    "ge": "at least",
-    "gt": "more than",
-    "le": "at most",
-    "lt": "less than",
-    "min_length": "a length of at least",
-    "max_length": "a length of at most",
-}
-_WITHIN: Mapping[str, Callable[[Any, Any], bool]] = {
-    "ge": lambda value, bound: bool(value >= bound),
-    "gt": lambda value, bound: bool(value > bound),
-    "le": lambda value, bound: bool(value <= bound),
-    "lt": lambda value, bound: bool(value < bound),
-    "min_length": lambda value, bound: len(value) >= bound,
-    "max_length": lambda value, bound: len(value) <= bound,
-}
+from .bounds import broken_bound, constraints_of
+from .fields import Field, fields_of, name_of
+from .plans import (
+    EXACT,
+    FITTING,
+    OTHER,
+    SIMILAR,
+    WRONG,
+    Enough,
+    Place,
+    Plan,
+    Reading,
+    choice_of,
+    finite,
+    nothing,
+    path_of,
+    scalar,
+    text_reader,
+    words_of,
+)
+from .schema import FORMATS, LISTS, SETS, TABLES, schema_of
 
 
 @attrs.frozen
@@ -54,10 +51,19 @@ class Reader:
 
     Attributes:
         root: How paths in errors begin.
+
+    Raises:
+        ConfigError: JSON has nothing for this type.
     """
 
     type: Any
     root: str = "$"
+    _plan: Plan = attrs.field(init=False, eq=False, repr=False)
+
+    @_plan.default
+    def _make_plan(self) -> Plan:
+        schema_of(self.type)  # so that nothing else is planned
+        return _Planner().plan(self.type)
 
     def __call__(self, value: object) -> Any:
         """Return *value* as the type says.
@@ -65,222 +71,192 @@ class Reader:
         Raises:
             InvalidParameters: It does not fit; ``fields`` names what is wrong by JSON path.
         """
-        if deeper_than(value, MAX_DEPTH):
-            raise InvalidParameters({self.root: f"nested more than {MAX_DEPTH} levels deep"})
-        try:
-            return _converter.structure(value, type(None) if self.type is None else self.type)
-        except Exception as exc:  # cattrs raises groups of whatever a hook or a validator raised
-            raise InvalidParameters(_problems(exc, self.root)) from None
+        return _read(self._plan, value, self.root)
 
 
-def to_json(value: Any, what: str) -> Any:
-    """Return *value* as JSON values: records become objects, sets lists, dates text.
+def fields_reader(fields: Sequence[Field], root: str = "$") -> Callable[[Mapping[str, Any]], dict[str, Any]]:
+    """Return what reads an object with these fields as a dictionary of their values, those by default included."""
+    plan = _Planner().record(fields, lambda values: values, with_defaults=True)
+    return lambda value: _read(plan, dict(value), root)
 
-    Raises:
-        AgentError: ``NOT_JSON``: it is too deep for that; what else JSON cannot say is found when it is encoded.
-    """
+
+def _read(plan: Plan, value: object, root: str) -> Any:
+    if deeper_than(value, MAX_DEPTH):
+        raise InvalidParameters({root: f"nested more than {MAX_DEPTH} levels deep"})
+    reading = Reading()
     try:
-        return _converter.unstructure(value)
-    except RecursionError:
-        raise AgentError(f"{what}: nested too deep", code="NOT_JSON") from None
-
-
-def _problems(exc: Exception, root: str) -> dict[str, str]:
-    found: dict[str, str] = {}
-    for line in cattrs.transform_error(exc, path=root, format_exception=_describe):
-        text, _, path = line.rpartition(" @ ")
-        found[path or root] = text or line
-        if len(found) == MAX_FIELDS:
-            break
-    return found
-
-
-def _describe(exc: BaseException, _: object) -> str:
-    if isinstance(exc, KeyError):
-        return "required, but missing"
-    if isinstance(exc, cattrs.ForbiddenExtraKeysError):
-        return f"unknown: {', '.join(sorted(map(str, exc.extra_fields)))}"
-    # A validator's words: attrs gives the text first, then what it was about.
-    return str(exc.args[0]) if exc.args else type(exc).__name__
-
-
-def _make_converter() -> cattrs.Converter:
-    converter = cattrs.Converter(forbid_extra_keys=True)
-    for scalar in (str, int, bool):
-        converter.register_structure_hook(scalar, exactly(scalar))
-    converter.register_structure_hook(float, lambda value, _: number(value))
-    for class_, read in _TEXTS.items():
-        converter.register_structure_hook(class_, _text_hook(class_, read))
-        converter.register_unstructure_hook(class_, str if class_ is uuid.UUID else class_.isoformat)
-    for set_ in (set, frozenset):
-        converter.register_unstructure_hook(set_, lambda value: [converter.unstructure(item) for item in value])
-    simple: tuple[tuple[Callable[[Any], bool], Hook], ...] = (
-        (lambda t: t is type(None), _nothing),
-        (lambda t: t in (Any, object), _anything),
-        (lambda t: get_origin(t) is Literal, _literal),
-        (lambda t: isinstance(t, type) and issubclass(t, enum.Enum), _member),
-    )
-    for fits, hook in simple:
-        converter.register_structure_hook_func(fits, hook)
-    for fits, make in _FACTORIES:
-        converter.register_structure_hook_factory(fits, _with(converter, make))
-    return converter
-
-
-def _with(converter: cattrs.Converter, make: Callable[[cattrs.Converter, Any], Hook]) -> Callable[[Any], Hook]:
-    return lambda type_: make(converter, type_)
-
-
-def _nothing(value: object, _: object) -> None:
-    if value is not None:
-        raise TypeError(f"expected null, got {json_name(value)}")
-
-
-def _anything(value: object, _: object) -> object:
-    return value
-
-
-def _literal(value: object, type_: Any) -> object:
-    return _chosen(value, {choice: choice for choice in get_args(type_)})
-
-
-def _member(value: object, type_: Any) -> object:
-    return _chosen(value, {member.value: member for member in type_})
-
-
-def _chosen(value: object, choices: Mapping[Any, Any]) -> object:
-    for choice, meaning in choices.items():
-        if type(choice) is type(value) and choice == value:  # True is not 1 here
-            return meaning
-    raise ValueError(f"expected one of {', '.join(map(repr, choices))}")
-
-
-_TEXTS: Mapping[Any, Callable[[str], Any]] = {
-    dt.datetime: dt.datetime.fromisoformat,
-    dt.date: dt.date.fromisoformat,
-    dt.time: dt.time.fromisoformat,
-    uuid.UUID: uuid.UUID,
-}
-
-
-def _text_hook(class_: Any, read: Callable[[str], Any]) -> Hook:
-    def hook(value: object, _: object) -> Any:
-        if type(value) is not str:
-            raise TypeError(f"expected string, got {json_name(value)}")
-        try:
-            return read(value)
-        except ValueError:
-            raise ValueError(f"expected a {FORMATS[class_]}") from None
-
-    return hook
-
-
-def _union_hook(converter: cattrs.Converter, type_: Any) -> Hook:
-    members = get_args(type_)
-    candidates = [member for member in members if member is not type(None)]
-
-    def hook(value: object, _: object) -> Any:
-        if value is None and type(None) in members:
-            return None
-        if len(candidates) == 1:
-            return converter.structure(value, candidates[0])  # its error says where
-        for member in candidates:
-            try:
-                return converter.structure(value, member)
-            except Exception:  # noqa: S112  (whatever a hook of cattrs raised: then it is another member)
-                continue
-        raise ValueError(f"expected one of {', '.join(name_of(member) for member in members)}")
-
-    return hook
-
-
-def _bounded_hook(converter: cattrs.Converter, type_: Any) -> Hook:
-    inner, *notes = get_args(type_)
-    bounds = bounds_of(notes)
-
-    def hook(value: object, _: object) -> Any:
-        read = converter.structure(value, inner)
-        for name, bound in bounds.items():
-            if read is not None and not _WITHIN[name](read, bound):
-                raise ValueError(f"expected {_BOUND_WORDS[name]} {bound}")
-        return read
-
-    return hook
-
-
-def _list_hook(converter: cattrs.Converter, type_: Any) -> Hook:
-    kind: Any = get_origin(type_) or type_
-    inner = get_args(type_)
-    make: Callable[[Iterable[Any]], Any] = kind if kind in (set, frozenset, tuple) else list
-    make = frozenset if kind in SETS and kind is not set else make
-    fixed = inner if kind is tuple and inner and inner[-1] is not Ellipsis else None
-
-    def hook(value: object, _: object) -> Any:
-        _check_outer(value, list)
-        items: list[Any] = value  # type: ignore[assignment]
-        if fixed is not None and len(items) != len(fixed):
-            raise ValueError(f"expected {len(fixed)} items, got {len(items)}")
-        inner_types = fixed if fixed is not None else [inner[0] if inner else Any] * len(items)
-        read = _each(converter, zip(range(len(items)), inner_types, items, strict=True), type_)
-        made = make(read)
-        if len(made) < len(read):
-            raise ValueError("expected each item once")
-        return made
-
-    return hook
-
-
-def _table_hook(converter: cattrs.Converter, type_: Any) -> Hook:
-    _, inner = get_args(type_) or (str, Any)
-
-    def hook(value: object, _: object) -> Any:
-        _check_outer(value, dict)
-        items: dict[str, Any] = value  # type: ignore[assignment]
-        read = _each(converter, ((key, inner, item) for key, item in items.items()), type_)
-        return dict(zip(items, read, strict=True))
-
-    return hook
-
-
-def _each(converter: cattrs.Converter, items: Iterable[tuple[Any, Any, Any]], type_: Any) -> list[Any]:
-    """Read every item; what is wrong is named together, up to the bound of one error."""
-    read, wrong = [], list[Exception]()
-    for place, inner, item in items:
-        try:
-            read.append(converter.structure(item, inner))
-        except Exception as exc:  # whatever a hook raised; told under its place
-            exc.add_note(IterableValidationNote(f"at {place!r}", place, inner))
-            wrong.append(exc)
-            if len(wrong) == MAX_FIELDS:
-                break
-    if wrong:
-        raise IterableValidationError("wrong items", wrong, type_)
+        read = plan.read(value, reading, ())
+    except Enough:
+        read = WRONG
+    if read is WRONG:
+        raise InvalidParameters({f"{root}{path_of(place)}": text for place, text in reading.wrong.items()})
     return read
 
 
-def _record_hook(converter: cattrs.Converter, type_: Any) -> Hook:
-    make: Any = make_typed_dict_fn if typing.is_typeddict(type_) else make_dict_structure_fn
-    read = make(type_, converter)
+class _Planner:
+    """Makes the plans of a type and of all in it; each record class has one."""
 
-    def hook(value: object, _: object) -> Any:
-        _check_outer(value, dict)
-        return read(value, type_)
+    def __init__(self) -> None:
+        self._records: dict[Any, Plan] = {}
 
-    return hook
+    def plan(self, type_: Any) -> Plan:
+        """Return the plan of *type_*, for which there is a schema."""
+        if type_ is Any or type_ is object:
+            return Plan(lambda value, _, __: value, lambda _: FITTING)
+        if isinstance(type_, NewType):
+            return self.plan(type_.__supertype__)
+        if type_ is None or type_ is type(None):
+            return scalar(nothing, (type(None),))
+        if type_ in (str, int, bool):
+            hook = exactly(type_)
+            return scalar(lambda value: hook(value, None), (type_,))
+        if type_ is float:
+            return scalar(finite, (float,), (int,))
+        if type_ in FORMATS:
+            return scalar(text_reader(type_), (), (str,))
+        origin, inner = get_origin(type_), get_args(type_)
+        if origin is Annotated:
+            return self._bounded(type_)
+        if origin in (Union, types.UnionType):
+            return self._union(inner)
+        if origin is Literal:
+            return choice_of([(choice, choice) for choice in inner])
+        if isinstance(type_, type) and issubclass(type_, enum.Enum):
+            return choice_of([(member.value, member) for member in type_])
+        kind = origin or type_
+        if kind in TABLES:
+            return self._table(inner[1] if inner else Any)
+        if kind in (*LISTS, *SETS, tuple):
+            return self._list(kind, inner)
+        return self._class(type_)
+
+    def _bounded(self, type_: Any) -> Plan:
+        constraints = constraints_of(type_)
+        plan = self.plan(get_args(type_)[0])
+
+        def read(value: Any, reading: Reading, place: Place) -> Any:
+            result = plan.read(value, reading, place)
+            if result is not WRONG and (broken := broken_bound(value, constraints)):
+                return reading.refuse(place, broken)
+            return result
+
+        return Plan(read, plan.rank)
+
+    def _union(self, members: Sequence[Any]) -> Plan:
+        plans = [self.plan(member) for member in members]
+        main = [plan for plan, member in zip(plans, members, strict=True) if member is not type(None)]
+        expected = f"expected one of {', '.join(name_of(member) for member in members)}"
+
+        def rank(value: Any) -> int:
+            return max(plan.rank(value) for plan in plans)
+
+        def read(value: Any, reading: Reading, place: Place) -> Any:
+            ranks = [(plan.rank(value), plan) for plan in plans]
+            likely = [plan for level in (EXACT, FITTING) for rank, plan in ranks if rank == level]
+            # When there is no choice, the one that may be meant says what is wrong, and where.
+            likely = likely or [plan for rank, plan in ranks if rank == SIMILAR] or main
+            if len(likely) == 1:
+                return likely[0].read(value, reading, place)
+            for plan in likely:
+                if (result := reading.attempt(plan, value)) is not WRONG:
+                    return result
+            return reading.refuse(place, expected)
+
+        return Plan(read, rank)
+
+    def _table(self, inner: Any) -> Plan:
+        plan = self.plan(inner)
+
+        def read(value: Any, reading: Reading, place: Place) -> Any:
+            if type(value) is not dict:
+                return reading.refuse(place, f"expected object, got {json_name(value)}")
+            result = {name: plan.read(item, reading, (place, (repr(name),))) for name, item in value.items()}
+            return WRONG if any(item is WRONG for item in result.values()) else result
+
+        return Plan(read, lambda value: FITTING if type(value) is dict else OTHER)
+
+    def _list(self, kind: Any, inner: tuple[Any, ...]) -> Plan:
+        fixed = [self.plan(each) for each in inner] if kind is tuple and inner and inner[-1] is not Ellipsis else None
+        each = self.plan(inner[0] if inner else Any)
+        make: Callable[[Iterable[Any]], Any] = kind if kind in (set, tuple) else frozenset if kind in SETS else list
+
+        def read(value: Any, reading: Reading, place: Place) -> Any:
+            if type(value) is not list:
+                return reading.refuse(place, f"expected list, got {json_name(value)}")
+            if fixed is not None and len(value) != len(fixed):
+                return reading.refuse(place, f"expected {len(fixed)} items, got {len(value)}")
+            plans = fixed if fixed is not None else [each] * len(value)
+            items = [
+                plan.read(item, reading, (place, at)) for at, (plan, item) in enumerate(zip(plans, value, strict=True))
+            ]
+            if any(item is WRONG for item in items):
+                return WRONG
+            try:
+                made = make(items)
+            except Exception as exc:  # whatever the hash of somebody's class raises
+                return reading.refuse(place, f"its items cannot be in a set: {words_of(exc)}")
+            return made if len(made) == len(items) else reading.refuse(place, "expected each item once")
+
+        def rank(value: Any) -> int:
+            if type(value) is not list:
+                return OTHER
+            return FITTING if fixed is None or len(fixed) == len(value) else SIMILAR
+
+        return Plan(read, rank)
+
+    def _class(self, class_: Any) -> Plan:
+        if class_ in self._records:
+            return self._records[class_]
+        # Known before its fields are: they may be of the same class.
+        self._records[class_] = plan = Plan(lambda *_: WRONG, lambda _: OTHER)
+        fields = fields_of(class_) or []
+        make = class_
+        if not typing.is_typeddict(class_):
+            names = {field.name: field.argument or field.name for field in fields}
+            make = lambda values: class_(**{names[name]: value for name, value in values.items()})  # noqa: E731
+        made = self.record(fields, make)
+        plan.read, plan.rank = made.read, made.rank
+        return plan
+
+    def record(self, fields: Sequence[Field], make: Callable[[Any], Any], *, with_defaults: bool = False) -> Plan:
+        """Return the plan of an object with these fields, of whose values *make* makes something."""
+        plans = {field.name: self.plan(field.type) for field in fields}
+        required = {field.name for field in fields if field.default is attrs.NOTHING}
+        defaults = {field.name: field.default for field in fields if with_defaults and field.name not in required}
+        choices = [field.name for field in fields if _is_choice(field.type)]
+
+        def read(value: Any, reading: Reading, place: Place) -> Any:
+            if type(value) is not dict:
+                return reading.refuse(place, f"expected object, got {json_name(value)}")
+            whole = True
+            if unknown := value.keys() - plans.keys():
+                reading.refuse(place, f"unknown: {', '.join(sorted(map(str, unknown)))}"[:1000])
+                whole = False
+            values = dict(defaults)
+            for name, plan in plans.items():
+                if name in value:
+                    values[name] = plan.read(value[name], reading, (place, name))
+                    whole = whole and values[name] is not WRONG
+                elif name in required:
+                    reading.refuse((place, name), "required, but missing")
+                    whole = False
+            if not whole:
+                return WRONG
+            try:
+                return make(values)
+            except Exception as exc:  # whatever a validator or a converter of somebody's class raises
+                return reading.refuse(place, words_of(exc))
+
+        def rank(value: Any) -> int:
+            if type(value) is not dict:
+                return OTHER
+            if not (required <= value.keys() <= plans.keys()):
+                return SIMILAR
+            fits = all(plans[name].rank(value[name]) >= FITTING for name in choices if name in value)
+            return FITTING if fits else SIMILAR
+
+        return Plan(read, rank)
 
 
-def _check_outer(value: object, expected: type) -> None:
-    if type(value) is not expected:
-        raise TypeError(f"expected {json_name(expected())}, got {json_name(value)}")
-
-
-_FACTORIES: tuple[tuple[Callable[[Any], bool], Callable[[cattrs.Converter, Any], Hook]], ...] = (
-    (lambda t: get_origin(t) in (Union, types.UnionType), _union_hook),
-    (lambda t: (get_origin(t) or t) in (*LISTS, *SETS, tuple), _list_hook),
-    (lambda t: (get_origin(t) or t) in TABLES, _table_hook),
-    (lambda t: isinstance(t, type) and (attrs.has(t) or dataclasses.is_dataclass(t)), _record_hook),
-    (typing.is_typeddict, _record_hook),
-    (lambda t: get_origin(t) is Annotated, _bounded_hook),
-)
-
-_converter = _make_converter()
+def _is_choice(type_: Any) -> bool:
+    return get_origin(type_) is Literal or (isinstance(type_, type) and issubclass(type_, enum.Enum))
