@@ -263,6 +263,20 @@ WAITS: tuple[Wait, ...] = (
         shown="runs, run_seconds",
     ),
     Wait(
+        what="a sub-run to end",
+        where=("agents/delegation.py delegate",),
+        within_s=lambda s: s.registry.policy.run_timeout_s + s.registry.policy.run.finalise_s,
+        ends="its end or its sealing; it has clocks of its own, and its parent's",
+        shown='runs_total{agent="(other)"}',
+    ),
+    Wait(
+        what="a place at a tool that has a number of them for each user",
+        where=("agents/tools.py _place",),
+        within_s=lambda s: s.registry.policy.run_timeout_s,
+        ends="another call of the user that ends; timing.run_timeout_s",
+        shown="run_seconds",
+    ),
+    Wait(
         what="a worker thread, and the code in it",
         where=("agents/thread.py RunThread.__call__",),
         within_s=None,

@@ -69,7 +69,7 @@ EXCEPTED = {
         "for the reading of one value: cut to MAX_FIELDS, and a part of what the value and the type have",
     ),
     "agents/toolbox.py Toolbox._tools": "what a program has declared",
-    "agents/run.py share_of CapacityLimiter": "places that a tool's declaration gives each user; goes with the tool",
+    "agents/tools.py _place CapacityLimiter": "places that a tool's declaration gives each user; goes with the tool",
     "errors.py InvalidParameters.fields": "cut to MAX_FIELDS where it is made",
     "agents/llm/agent.py LlmAgent.options": "fixed when the agent is made",
     "agents/llm/conversation.py Conversation._steps": "at most LlmAgent.max_steps exchanges of results that are cut",

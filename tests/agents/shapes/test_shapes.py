@@ -67,6 +67,7 @@ TYPES: list[Any] = [
     UserName,
     Colour,
     Literal["a", "b", 3],
+    Literal[1, "x"],
     int | None,
     Optional[str],  # noqa: UP045  (an older way to write it)
     str | int | list[int],
