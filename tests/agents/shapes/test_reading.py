@@ -278,4 +278,4 @@ async def test_nothing_is_kept_of_classes_and_tools_of_a_run() -> None:
         assert len(kept) == 400
         alive = [each for each in kept if each() is not None]
         assert alive == []
-        assert len(linecache.cache) <= lines
+        assert len(linecache.cache) < lines + 90  # not one for each of 180 runs; others may load something meanwhile
