@@ -145,7 +145,7 @@ async def unanswered(server: Server, data: bytes) -> object:
         for _ in range(50):
             assert (await other.ask("list_threads"))["type"] == "thread_list"
         heard = []
-        with trio.move_on_after(0.2):
+        with trio.move_on_after(1):  # on a busy machine, too, it is the budget that holds it up
             while True:
                 heard.append(await client.receive_frame())
         client.reset()
