@@ -111,7 +111,12 @@ def _make_parser(words: Sequence[str] = ()) -> argparse.ArgumentParser:
     _add_environment(serve)
     token = command("token", _token_command, "Print a token signed with auth.secret.")
     token.add_argument("--user", required=True, metavar="U", help="whose token it is")
-    token.add_argument("--permission", action="append", metavar="P", help="repeatable; default: chat and read")
+    token.add_argument(
+        "--permission",
+        action="append",
+        metavar="P",
+        help="repeatable; without any: chat and read",
+    )
     token.add_argument("--expires", type=_seconds, default=3600.0, metavar="S", help="seconds; default: 3600")
     token.add_argument("--url", action="store_true", help="print an address that signs a browser in")
     _add_environment(token)

@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from netra_ws.errors import ConfigError
 
+from .tools import Tool
+
 if TYPE_CHECKING:
     from .run import Run
 
@@ -38,6 +40,8 @@ def check_agent(name: str, agent: object) -> Agent:
     Raises:
         ConfigError: It is not callable as an async function of one argument.
     """
+    if isinstance(agent, Tool):
+        raise ConfigError(f"agent {name}: this is a tool; an agent calls it, or a model by LlmAgent(tools=[…])")
     inner = agent
     while isinstance(inner, functools.partial):
         inner = inner.func

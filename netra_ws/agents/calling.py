@@ -54,7 +54,7 @@ async def open_call(
                 call.scope.deadline = trio.current_time() + timeout_s
             with call.scope:
                 yield call
-        if call.scope.cancelled_caught:
+        if call.scope.cancel_called:  # also when code that blocks has come to its end behind the time
             raise trio.TooSlowError(f"{name} took longer than {timeout_s} s")
         run.check_size("the results", call.results)
     except BaseException as exc:

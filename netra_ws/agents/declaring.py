@@ -60,7 +60,8 @@ def tool(
     Args:
         name: The function's name by default; letters, digits, ``_`` and ``-``, at most 64.
         description: For a model; by default the docstring up to its ``Args:``.
-        timeout_s: Seconds that one call may take.
+        timeout_s: Seconds that one call may take. Code that blocks, in a plain function or not, is not cut off:
+            its call is told as timed out when it comes back.
         per_user: Calls of one user at the same time; others wait for their turn.
         permission: What the user needs among the permissions of their token.
 

@@ -333,7 +333,8 @@ class Socket:
                 resumed=resumed,
                 active_runs=context.active if connection.reads else [],
                 pending_inputs=context.inputs.pending() if connection.reads else [],
-                agents=sorted(policy.agents),
+                # The default one first: clients that ask nobody in particular show that one.
+                agents=sorted(policy.agents, key=lambda name: (name != policy.default_agent, name)),
             )
         )
         if resume is not None and not connection.reads:

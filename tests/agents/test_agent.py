@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from netra_ws import ConfigError, Run
+from netra_ws import ConfigError, Run, tool
 from netra_ws.agents.agent import check_agent, collect_agents, load_agent
 
 
@@ -33,6 +33,9 @@ def test_what_can_be_an_agent(agent: Any) -> None:
     assert check_agent("a", agent) is agent
 
 
+async def with_a_run(run: Run, number: int = 0) -> None: ...
+
+
 def not_async(run: Run) -> None: ...
 
 
@@ -40,6 +43,12 @@ async def no_argument() -> None: ...
 
 
 async def two_arguments(run: Run, more: int) -> None: ...
+
+
+def test_a_tool_is_no_agent() -> None:
+    """A tool in an agent's place is refused when the server starts, with a word on where it belongs."""
+    with pytest.raises(ConfigError, match="this is a tool"):
+        check_agent("a", tool(with_a_run))
 
 
 @pytest.mark.parametrize("agent", [not_async, no_argument, two_arguments, Callable, 5, None, "text", lambda run: None])

@@ -6,6 +6,7 @@ import asyncio
 import functools
 import logging
 import threading
+import time
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
@@ -219,6 +220,22 @@ async def test_a_timeout(autojump_clock: trio.testing.MockClock) -> None:
     events = await run_agent(agent)
     assert check_run(events).final_response == "went on"
     assert pairs(events) == [("slow", {}, "timeout", None, "TOOL_TIMEOUT")]
+
+
+async def test_a_timeout_of_code_that_blocks() -> None:
+    """Code that cannot be cut off is told as timed out when it comes back behind its time."""
+
+    @tool(timeout_s=0.01)
+    def blocks() -> str:
+        time.sleep(0.05)
+        return "late"
+
+    async def agent(run: Run) -> str:
+        return (await Toolbox([blocks]).attempt(run, "blocks", {})).status
+
+    events = await run_agent(agent)
+    assert check_run(events).final_response == "timeout"
+    assert pairs(events) == [("blocks", {}, "timeout", None, "TOOL_TIMEOUT")]
 
 
 async def test_places_of_a_user(autojump_clock: trio.testing.MockClock) -> None:

@@ -58,7 +58,7 @@ class LlmAgent:
     noted, however it ended.
 
     Attributes:
-        tools: What the model may ask for.
+        tools: What the model may ask for; one that needs a permission is offered to users who have it.
         instructions: The system message; without one there is none.
         endpoint: Where the model is; by default that of the settings (``llm.base_url``).
         model: Another one than the endpoint's.
@@ -100,6 +100,7 @@ class LlmAgent:
         names = [tool.name for tool in self._offer.toolbox]
         async with open_mcp(run, self.mcp, taken=names) as more, open_endpoint(endpoint) as opened:
             offer = Offer.of([*self.tools, *more]) if more else self._offer
+            offer = offer.to(run.identity)
             return await self._converse(run, opened, offer)
 
     async def _converse(self, run: Run, opened: OpenEndpoint, offer: Offer) -> str:

@@ -2,14 +2,16 @@
 
 A description is a plain text. Bounds are any objects with ``ge``, ``gt``, ``le``, ``lt``, ``multiple_of``,
 ``min_length`` or ``max_length``: those of ``annotated-types``, and ``pydantic.Field``, whose description is
-taken, too. A note that wants to bound in another way is an error, for nobody would keep to it; notes of
-other kinds are none of our business.
+taken, too; and the numeric and length validators of attrs, also those of an attrs class's field. A note that
+wants to bound in another way is an error, for nobody would keep to it; notes of other kinds are none of our
+business.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from types import SimpleNamespace
 from typing import Any, get_args
 
 from netra_ws.errors import ConfigError
@@ -47,6 +49,14 @@ _WITHIN: Mapping[str, Callable[[Any, Any], bool]] = {
     "min_length": lambda value, bound: len(value) >= bound,
     "max_length": lambda value, bound: len(value) <= bound,
 }
+
+
+#: How a validator of attrs writes a bound.
+_COMPARED = {">=": "ge", ">": "gt", "<=": "le", "<": "lt"}
+
+
+class _Bound(SimpleNamespace):
+    """One bound, by its name in ``annotated-types``."""
 
 
 def constraints_of(type_: Any) -> dict[str, Any]:
@@ -87,6 +97,13 @@ def _notes(notes: Iterable[Any]) -> Iterator[Any]:
             yield str(note.documentation)
         elif getattr(note, "__is_annotated_types_grouped_metadata__", False):
             yield from _notes(note)
+        elif library == "attr":  # its validators; those that are no bounds have their say when the object is made
+            yield from _notes(getattr(note, "_validators", ()))
+            if (name := _COMPARED.get(getattr(note, "compare_op", ""))) and type(note.bound) in (int, float):
+                yield _Bound(**{name: note.bound})
+            for name in _LENGTHS:
+                if type(length := getattr(note, name, None)) is int:
+                    yield _Bound(**{name: length})
         else:
             yield note
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import typing
-from typing import Any, get_args, get_origin
+from typing import Annotated, Any, get_args, get_origin
 
 import attrs
 
@@ -40,7 +40,8 @@ def fields_of(class_: Any) -> list[Field] | None:
         return [
             Field(
                 each.name,
-                hints.get(each.name, each.type or Any),
+                # Its validators are its bounds, too, so that a model and a form are told of them.
+                _bounded(hints.get(each.name, each.type or Any), each),
                 each.default,
                 each.metadata.get("description", ""),
                 each.alias or "",
@@ -55,6 +56,12 @@ def fields_of(class_: Any) -> list[Field] | None:
         hints, needed = _hints(class_), class_.__required_keys__  # type: ignore[attr-defined]
         return [Field(name, hint, attrs.NOTHING if name in needed else None) for name, hint in hints.items()]
     return None
+
+
+def _bounded(type_: Any, field: Any) -> Any:
+    if field.validator is None or field.converter is not None:
+        return type_  # what a converter makes of a value is another one
+    return Annotated[type_, field.validator]
 
 
 def _hints(class_: Any) -> dict[str, Any]:

@@ -55,6 +55,14 @@ class Words(TypedDict):
     two: NotRequired[int]
 
 
+@attrs.frozen
+class Limited:
+    """Bounded by validators, as attrs has them."""
+
+    number: int = attrs.field(validator=attrs.validators.and_(attrs.validators.ge(0), attrs.validators.lt(5)))
+    name: str = attrs.field(default="", validator=attrs.validators.max_len(3))
+
+
 UserName = NewType("UserName", str)
 
 TYPES: list[Any] = [
@@ -68,6 +76,8 @@ TYPES: list[Any] = [
     Colour,
     Literal["a", "b", 3],
     Literal[1, "x"],
+    Limited,
+    Annotated[int, attrs.validators.ge(1)],
     int | None,
     Optional[str],  # noqa: UP045  (an older way to write it)
     str | int | list[int],
@@ -210,15 +220,24 @@ def test_a_tower_is_an_error() -> None:
         Reader(Tree)(tower)
 
 
+def _even(instance: object, attribute: object, value: int) -> None:
+    if value % 2:
+        raise ValueError("must be even")
+
+
 @attrs.frozen
 class Checked:
     name: str = attrs.field(validator=attrs.validators.max_len(3))
+    number: int = attrs.field(default=0, validator=_even)
 
 
 def test_validators_of_attrs_are_asked() -> None:
-    """A validator of a class has its say, in its own words."""
-    with pytest.raises(InvalidParameters, match="Length of 'name' must be <= 3"):
+    """A bound of a class's field is told at its path; any other validator has its say in its own words."""
+    with pytest.raises(InvalidParameters) as error:
         Reader(Checked)({"name": "too long"})
+    assert error.value.fields == {"$.name": "expected a length of at most 3"}
+    with pytest.raises(InvalidParameters, match="must be even"):
+        Reader(Checked)({"name": "so", "number": 1})
 
 
 class Plain:
