@@ -365,3 +365,13 @@ async def test_threads_have_a_bound(server: StartServer) -> None:
         assert (await client.ask("chat", content="x", thread_id="c"))["code"] == "QUOTA_EXCEEDED"
         await client.ask("delete_thread", thread_id="a")
         assert (await client.ask("create_thread", thread_id="c"))["type"] == "thread_created"
+
+
+async def test_the_default_agent_comes_first(server: StartServer) -> None:
+    """A welcome names the agents, the default one first: a client that asks nobody in particular shows that one."""
+
+    async def zebra(run: Run) -> None: ...
+
+    running = await server(agents={"zebra": zebra, "ant": zebra}, agents__default="zebra")
+    async with connect(running) as client:
+        assert client.welcome["agents"] == ["zebra", "ant", "assistant", "echo"]
