@@ -86,7 +86,7 @@ def collect_agents(
     """Return every agent by name; later sources replace earlier ones: built-in, entry points, modules, code.
 
     Raises:
-        ConfigError: One of *modules* or *given* is no agent.
+        ConfigError: One of *modules* or *given* is no agent, or two of *modules* have the same name.
     """
     agents = dict(builtin)
     for point in entry_points(group=ENTRY_POINTS):
@@ -94,9 +94,14 @@ def collect_agents(
             agents[point.name] = check_agent(point.name, point.load())
         except Exception:  # somebody else's package: its trouble must not stop the server
             logger.exception("entry point %s of %s cannot be loaded and is left out", point.name, ENTRY_POINTS)
+    named: dict[str, str] = {}
     for spec in modules:
         name, agent = load_agent(spec)
-        agents[name] = agent
+        if name in named:
+            raise ConfigError(
+                f"agent {name}: both {named[name]} and {spec}; give one a name of its own, as alias=module:name"
+            )
+        agents[name], named[name] = agent, spec
     for name, agent in given.items():
         agents[name] = check_agent(name, agent)
     return agents

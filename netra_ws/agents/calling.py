@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
@@ -11,12 +12,15 @@ import trio
 from netra_ws.errors import AgentError
 from netra_ws.protocol.events import ErrorText, ToolCompleted, ToolExecuting, ToolStatus
 
+from .failures import log_failure
 from .request import check_name, new_id
-from .tools import ToolCall, judge, working_in
+from .tools import FAILED, ToolCall, judge, working_in
 from .tracing import begin_call
 
 if TYPE_CHECKING:
     from .run import Run
+
+logger = logging.getLogger(__name__)
 
 #: Tool calls of one run at the same time.
 MAX_OPEN_CALLS = 100
@@ -60,6 +64,8 @@ async def open_call(
     except BaseException as exc:
         call.results = None
         status, error = judge(exc, stopping=run.scope.cancel_called)
+        if error is FAILED:  # its user is told no more than that, and the agent may well handle it
+            log_failure(logger, logging.WARNING, exc, "tool %s failed in run %s", name, run.run_id)
         run.complete_call(call, status, error)
         span.end(status, None if error is None else error.code)
         raise

@@ -123,8 +123,8 @@ class Inputs:
         try:
             input_.run.check_size("the value", value)
             input_.answer = input_.read(value)
-        except EventTooLarge as too_large:
-            wrong = InvalidParameters({"$.value": too_large.text})
+        except (EventTooLarge, TypeError) as unfit:  # a program may hand in what JSON cannot say
+            wrong = InvalidParameters({"$.value": getattr(unfit, "text", str(unfit))})
             raise ClientError("INVALID_MESSAGE", wrong.text, details={"fields": wrong.fields}) from None
         except InvalidParameters as wrong:
             raise ClientError("INVALID_MESSAGE", wrong.text, details={"fields": wrong.fields}) from None

@@ -7,7 +7,6 @@ goes back to the model as the result, so that no call in its conversation is lef
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -19,12 +18,10 @@ from netra_ws.errors import AgentError, ConfigError, InvalidParameters, QuotaExc
 from netra_ws.protocol.events import ErrorText, ToolStatus
 from netra_ws.protocol.reading import MAX_DEPTH, deeper_than
 
-from .failures import leaves, log_failure, split
+from .failures import leaves, split
 from .request import MAX_NAME
 from .run import Run
-from .tools import FAILED, Tool, judge
-
-logger = logging.getLogger(__name__)
+from .tools import Tool, judge
 
 
 @attrs.frozen
@@ -109,9 +106,6 @@ class Toolbox:
             if ctrl_c is not None or own is None or ends:
                 raise
             status, error_text = judge(exc, stopping=False)
-            if error_text is FAILED:
-                text = "tool %s failed in run %s"
-                log_failure(logger, logging.ERROR, exc, text, name, run.run_id)
             return Attempt(status, None, error_text)
         return Attempt("ok", results)
 

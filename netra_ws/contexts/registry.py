@@ -262,7 +262,10 @@ class Registry:
         When nothing was committed for ``finalise_s``, answers that wait are given as ``UNAVAILABLE``.
         """
         while True:
+            slept_since = trio.current_time()
             await trio.sleep(WATCH_EVERY_S)
+            if trio.current_time() - slept_since >= 2 * WATCH_EVERY_S:
+                continue  # the loop itself stood still, in an agent's code: the store has had no turn, either
             stalled_s = self.recorder.stalled_s
             if stalled_s < AWAY_S:
                 self._outage_told = False

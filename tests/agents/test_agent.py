@@ -45,6 +45,13 @@ async def no_argument() -> None: ...
 async def two_arguments(run: Run, more: int) -> None: ...
 
 
+def test_two_agents_of_one_name(module: str) -> None:
+    """Two modules that give agents of the same name are refused; an alias tells them apart."""
+    with pytest.raises(ConfigError, match="agent one: both"):
+        collect_agents({}, [f"{module}:one", f"one={module}:holder.two"], {})
+    assert {"one", "other"} <= collect_agents({}, [f"{module}:one", f"other={module}:holder.two"], {}).keys()
+
+
 def test_a_tool_is_no_agent() -> None:
     """A tool in an agent's place is refused when the server starts, with a word on where it belongs."""
     with pytest.raises(ConfigError, match="this is a tool"):

@@ -112,6 +112,17 @@ async def test_an_answer_that_does_not_fit(options: dict[str, Any], answer: Any,
         assert check_run(await rest(run)).error.code == "INPUT_CANCELLED"
 
 
+@pytest.mark.parametrize("value", [{1}, object(), b"x", "\ud800"])
+async def test_an_answer_that_is_no_json(value: Any) -> None:
+    """A program that answers with what JSON cannot say is told so, and the question stays open."""
+    async with asked(asks("?")) as (session, run, required):
+        with pytest.raises(ClientError) as error:
+            await session.answer(required.input_id, value)
+        assert error.value.code == "INVALID_MESSAGE"
+        await session.answer(required.input_id, "x")
+        assert check_run(await rest(run)).final_response == "x"
+
+
 async def test_it_is_answered_once() -> None:
     """A second answer is told so, whatever it says; one to nothing is told that there is nothing."""
     async with asked(asks("?")) as (session, run, required):

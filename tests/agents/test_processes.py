@@ -44,6 +44,8 @@ def alive(folder: Path) -> list[int]:
     """Return which of the processes that have signed in *folder* are there, zombies left out."""
     found = []
     for signed in folder.iterdir():
+        if not signed.name.isdigit():
+            continue
         try:
             state = Path(f"/proc/{signed.name}/stat").read_text().rpartition(")")[2].split()[0]
         except OSError:

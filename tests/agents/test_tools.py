@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import logging
 import threading
@@ -388,6 +389,23 @@ async def test_a_model_s_call_that_fails(fault: str, caplog: pytest.LogCaptureFi
     assert (attempts[0].status, attempts[0].error and attempts[0].error.code) == (status, code)
     assert "secret words" not in attempts[0].for_model()
     assert ("odd failed in run" in caplog.text) is (code == "TOOL_FAILED")
+
+
+async def test_a_failure_that_the_agent_handles_is_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    """What a user is told only that it failed stands in the log with its traceback, also when the agent goes on."""
+
+    async def agent(run: Run) -> str:
+        with contextlib.suppress(ValueError):
+            async with run.tool("odd"):
+                raise ValueError("why")
+        with contextlib.suppress(AgentError):
+            async with run.tool("told"):
+                raise AgentError("the user knows")
+        return "went on"
+
+    assert check_run(await run_agent(agent)).final_response == "went on"
+    assert "ValueError: why" in caplog.text
+    assert "the user knows" not in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 import trio
 
 from netra_ws import Run
+from netra_ws.history.recorder import AWAY_S
 from netra_ws.history.stores.contract import Usage, Write
 from netra_ws.history.stores.memory import MemoryStore
 
@@ -87,6 +89,24 @@ async def test_an_agent_waits_when_too_much_is_uncommitted(server: StartServer) 
         heard = await client.until("agent_completed")
         numbers = [e["value"] for e in heard if e["type"] == "agent_event"]
         assert numbers == list(range(numbers[0], 5000))
+
+
+async def test_a_blocked_loop_is_no_outage(server: StartServer) -> None:
+    """An agent that blocks everything for longer than an outage is not told to clients as one of the store."""
+
+    async def blocks(run: Run) -> str:
+        await run.emit("before", 1)
+        time.sleep(AWAY_S + 0.8)  # what nobody should do
+        return "done"
+
+    running = await server(agents={"blocks": blocks})
+    async with connect(running) as client:
+        await client.send("chat", content="x", agent="blocks")
+        heard = await client.until("agent_completed")
+        with trio.move_on_after(1):
+            while True:
+                heard.append(await client.receive())
+    assert "connection_warning" not in [frame["type"] for frame in heard]
 
 
 async def test_clients_hear_of_an_outage(server: StartServer) -> None:

@@ -215,7 +215,7 @@ class _Step:
         finally:
             if used:
                 self._note_usage()
-        self._check()
+        await self._check()
 
     async def _follow(self, chunks: ChunkStream) -> None:
         answer = self.answer
@@ -262,9 +262,12 @@ class _Step:
             self.told = True
             await self.run.say(text)
 
-    def _check(self) -> None:
+    async def _check(self) -> None:
         answer = self.answer
         if answer.text.strip() or answer.calls():
+            if answer.finish_reason == "length":
+                # Behind the text, which looks complete otherwise.
+                await self.run.think("The model stopped at its limit: this answer is cut off.")
             return
         if answer.finish_reason == "content_filter":
             raise ModelError("LLM_REFUSED", "the content filter of the model's server held the answer back")

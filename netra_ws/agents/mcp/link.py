@@ -19,12 +19,12 @@ from mcp.shared.message import SessionMessage
 from pydantic import TypeAdapter, ValidationError
 
 from netra_ws.access import RateLimit
-from netra_ws.agents.failures import leaves
-from netra_ws.agents.run import Run
-from netra_ws.agents.tools import ToolCall
 from netra_ws.errors import AgentError
 from netra_ws.version import __version__
 
+from ..failures import leaves
+from ..run import Run
+from ..tools import ToolCall
 from .bounds import MAX_UNSENT, PARTING_S, STALL_S
 from .http import open_http
 from .pipe import open_pipe

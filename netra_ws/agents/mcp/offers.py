@@ -14,9 +14,9 @@ import attrs
 import trio
 from mcp_types import Tool as Offer
 
-from netra_ws.agents.tools import Tool, ToolCall
 from netra_ws.errors import InvalidParameters
 
+from ..tools import Tool, ToolCall
 from .link import Link
 from .schemas import Parameters, UnfitSchema
 from .servers import McpServer

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
-from netra_ws.agents.run import Run
-from netra_ws.agents.tools import Tool
 from netra_ws.errors import ConfigError
 
+from ..run import Run
+from ..tools import Tool
 from .servers import McpServer
 
 if TYPE_CHECKING:

@@ -18,9 +18,9 @@ from mcp.shared.message import SessionMessage
 from mcp_types import jsonrpc_message_adapter
 from pydantic import ValidationError
 
-from netra_ws.agents.run import Run
 from netra_ws.errors import AgentError
 
+from ..run import Run
 from .bounds import KEPT_COMPLAINTS, MAX_COMPLAINTS, MAX_MESSAGE_BYTES
 from .servers import McpServer
 from .wire import MAX_WORDS, Gone

@@ -7,9 +7,9 @@ import math
 import attrs
 import trio
 
-from netra_ws.agents.tools import ToolCall
 from netra_ws.errors import AgentError, RunClosed
 
+from ..tools import ToolCall
 from .servers import McpServer
 from .wire import MAX_WORDS
 

@@ -12,10 +12,10 @@ import orjson
 import trio
 from mcp.client.context import ClientRequestContext
 
-from netra_ws.agents.run import Run
-from netra_ws.agents.tools import ToolCall
 from netra_ws.errors import AgentError, InputDeclined, RunClosed
 
+from ..run import Run
+from ..tools import ToolCall
 from .schemas import Parameters, UnfitSchema
 from .servers import McpServer
 

@@ -16,7 +16,7 @@ from jsonschema import Draft202012Validator
 from jsonschema.exceptions import SchemaError
 from jsonschema.validators import validator_for
 
-from netra_ws.agents.shapes.bounded import Check, Exhausted, unresolved
+from ..shapes.bounded import Check, Exhausted, unresolved
 
 #: Bytes of a schema; it goes to the model with every request.
 MAX_SCHEMA_BYTES = 64 * 2**10

@@ -518,3 +518,11 @@ async def test_usage_that_was_not_told() -> None:
     async with fake_endpoint(stream(say("ok"), finish())) as endpoint:
         last = check_run(await run_agent(LlmAgent(endpoint=endpoint.model())))
     assert last.usage == [Usage(provider="127.0.0.1", model=MODEL)]
+
+
+async def test_an_answer_that_was_cut_off() -> None:
+    """A text that ends where the model's limit was is marked: it looks complete otherwise."""
+    async with fake_endpoint(stream(say("half an"), finish("length"))) as endpoint:
+        events = await run_agent(LlmAgent(endpoint=endpoint.model()), "Hi")
+    assert check_run(events).final_response == "half an"
+    assert thoughts(events) == ["The model stopped at its limit: this answer is cut off."]

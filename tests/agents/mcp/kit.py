@@ -16,6 +16,8 @@ from netra_ws.protocol.codec import Heard
 from netra_ws.protocol.events import ToolCompleted
 from netra_ws.testing import run_agent
 
+from ..test_processes import alive as alive
+
 SERVERS = Path(__file__).parent / "servers"
 
 Work = Callable[[Run, Mapping[str, Tool]], Awaitable[Any]]
@@ -55,21 +57,6 @@ async def one_call(server: McpServer, tool: str, /, **parameters: Any) -> ToolCo
 
     events = await heard_of(server, work=work)
     return next(one.message for one in events if isinstance(one.message, ToolCompleted))
-
-
-def alive(folder: Path) -> list[int]:
-    """Return which of the processes that have signed in *folder* are there, zombies left out."""
-    found = []
-    for signed in folder.iterdir():
-        if not signed.name.isdigit():
-            continue
-        try:
-            state = Path(f"/proc/{signed.name}/stat").read_text().rpartition(")")[2].split()[0]
-        except OSError:
-            continue
-        if state not in ("Z", "X"):
-            found.append(int(signed.name))
-    return found
 
 
 def signed(folder: Path) -> int:
