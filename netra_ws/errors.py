@@ -16,6 +16,7 @@
     │   └── ModelError       a model's endpoint is away, refuses, or answers nonsense
     ├── RunClosed            an agent goes on after its run has ended or was sealed
     ├── WrongThread          a run was used outside the server's Trio thread
+    ├── InvalidArgument      a program called one of our functions with what it does not take
     ├── ServerError          ours; logged, the client is told ``INTERNAL``
     │   ├── StoreError       the store failed or went away
     │   ├── StoreLeased      another process has the store
@@ -224,6 +225,18 @@ class RunClosed(NetraError):
 
 class WrongThread(NetraError):
     """A run was used outside the server's Trio thread; go through ``trio.from_thread``."""
+
+
+class InvalidArgument(NetraError, ValueError):
+    """A program called one of our functions with what it does not take; nothing was stored or sent.
+
+    Attributes:
+        argument: The name of the argument.
+    """
+
+    def __init__(self, argument: str, text: str) -> None:
+        super().__init__(f"{argument}: {text}")
+        self.argument = argument
 
 
 class ServerError(NetraError):
