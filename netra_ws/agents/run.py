@@ -16,10 +16,9 @@ from types import NoneType
 from typing import TYPE_CHECKING, Any
 
 import attrs
-import orjson
 import trio
 
-from netra_ws.errors import EventTooLarge, QuotaExceeded, RunClosed, WrongThread
+from netra_ws.errors import QuotaExceeded, RunClosed, WrongThread
 from netra_ws.history.ledger import Ledger
 from netra_ws.history.stores.contract import MessageRow, PutRun, Write
 from netra_ws.history.stream import Entry, Stream
@@ -40,7 +39,7 @@ from netra_ws.protocol.events import (
 from .calling import completed, open_call
 from .inputs import EXPIRES_IN, ask
 from .processes import Processes
-from .request import Host, RunPolicy, RunRequest, check_name, check_progress, check_usage, row_of
+from .request import Host, RunPolicy, RunRequest, check_name, check_progress, check_size, check_usage, row_of
 from .speech import RowMaker, Speech
 from .states import CLOSED, LIVE, SPEAKING, TRANSITIONS, RunState, RunStep
 from .thread import RunThread
@@ -570,10 +569,7 @@ class Run:
         Raises:
             EventTooLarge, TypeError: No event can carry it.
         """
-        size = len(orjson.dumps([value])) - 2  # in a list, because it will stand one level deep: that is bounded, too
-        if already + size > self.policy.max_event_bytes:
-            raise EventTooLarge(what, already + size, self.policy.max_event_bytes)
-        return size
+        return check_size(what, value, self.policy.max_event_bytes, already)
 
     def tell(self, event: Event, *, closing: bool = False) -> Entry:
         """Append an event of this run; *closing* ones are past its bound on events.

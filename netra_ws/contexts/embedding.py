@@ -11,13 +11,14 @@ import attrs
 import orjson
 import trio
 
-from netra_ws.errors import ClientError, Lost, RunClosed, Trimmed
+from netra_ws.agents.request import MAX_NAME, check_size
+from netra_ws.errors import ClientError, EventTooLarge, InvalidArgument, Lost, RunClosed, Trimmed
 from netra_ws.history.cursor import Cursor
 from netra_ws.history.stores.contract import Store
 from netra_ws.identity import Identity
 from netra_ws.protocol.codec import Heard, frame_payload, read_command, read_server
 from netra_ws.protocol.commands import OnBusy, OnDisconnect, StartAgent
-from netra_ws.protocol.events import AgentCompleted
+from netra_ws.protocol.events import AgentCompleted, Announcement
 from netra_ws.protocol.replies import Position
 
 from .context import UserContext
@@ -209,6 +210,23 @@ class UserSession:
         self.context.stop(run)
         return await proof_of_end(run)
 
+    async def emit(self, name: str, value: Any) -> None:
+        """Say something to the user outside any run: an ``agent_event`` on their stream, with any JSON value.
+
+        It is numbered and kept like all others, so whoever is away gets it by resuming. It has no ``thread_id``,
+        ``run_id`` and ``agent_name``. Waits while the store is behind; returns before it is committed.
+
+        Raises:
+            InvalidArgument: *name* is no text of 1 to 256 characters, or *value* is no JSON, or above
+                ``limits.max_event_bytes``.
+            ClientError: ``UNAVAILABLE``: the store takes nothing.
+        """
+        check_event(name, value, self.context.policy.run.max_event_bytes)
+        self.context.check_store()
+        await self.context.stream.wait_for_room()
+        self.context.stream.append(Announcement(name=name, value=value))
+        await trio.lowlevel.checkpoint()
+
     @property
     def pending_inputs(self) -> list[Mapping[str, Any]]:
         """The questions of the user's agents that are open: fields of ``input_required``, the oldest first."""
@@ -248,6 +266,20 @@ class UserSession:
             if reason is not None:
                 raise ClientError("CONFLICT", "the position cannot be continued", details={"reason": reason})
         return Events(Cursor(stream, self._store, stream.visible if after is None else after.seq), run_id)
+
+
+def check_event(name: str, value: object, most: int) -> None:
+    """Check what a program wants to say.
+
+    Raises:
+        InvalidArgument: No ``agent_event`` of at most *most* bytes can say it.
+    """
+    if not isinstance(name, str) or not 0 < len(name) <= MAX_NAME:
+        raise InvalidArgument("name", f"expected text of 1 to {MAX_NAME} characters")
+    try:
+        check_size("value", value, most)
+    except (TypeError, EventTooLarge) as exc:
+        raise InvalidArgument("value", str(exc)) from None
 
 
 def _checked(**fields: object) -> StartAgent:
