@@ -16,30 +16,28 @@ def _now() -> datetime:
     return datetime.now(UTC)
 
 
-def _aware(value: datetime | None) -> datetime | None:
+def _aware(value: datetime) -> datetime:
     """Read a time without an offset as UTC: ages of both kinds can then be compared."""
-    if value is None:
-        return None
     if not isinstance(value, datetime):
         raise InvalidArgument("connected_at", f"expected a datetime, got {type(value).__name__}")
     return value if value.utcoffset() is not None else value.replace(tzinfo=UTC)
 
 
-def _connection_id(_instance: object, _attribute: object, value: object) -> None:
+def _connection_id(_instance: object, _attribute: object, value: str) -> None:
     checked_text(value, "connection_id")
 
 
-def _user_id(_instance: object, _attribute: object, value: object) -> None:
+def _user_id(_instance: object, _attribute: object, value: str) -> None:
     checked_user(value)
 
 
-def _thread_id(_instance: object, _attribute: object, value: object) -> None:
+def _thread_id(_instance: object, _attribute: object, value: str | None) -> None:
     if value is not None:
         checked_text(value, "thread_id")
 
 
-def _metadata(_instance: object, _attribute: object, value: object) -> None:
-    if value is not None and not isinstance(value, dict):
+def _metadata(_instance: object, _attribute: object, value: dict[str, Any] | None) -> None:
+    if not isinstance(value, dict | None):
         raise InvalidArgument("metadata", f"expected a dict or None, got {type(value).__name__}")
 
 
@@ -61,10 +59,10 @@ class WebSocketConnection:
     connection_id: str = attrs.field(validator=_connection_id, on_setattr=attrs.setters.frozen)
     user_id: str = attrs.field(validator=_user_id, on_setattr=attrs.setters.frozen)
     websocket: Any = None
-    connected_at: datetime = attrs.field(factory=_now, converter=lambda value: _aware(value) or _now())
+    connected_at: datetime = attrs.field(factory=_now, converter=_aware)
     metadata: dict[str, Any] | None = attrs.field(default=None, validator=_metadata)
     thread_id: str | None = attrs.field(default=None, validator=_thread_id)
-    last_activity: datetime | None = attrs.field(default=None, converter=_aware, eq=False)
+    last_activity: datetime | None = attrs.field(default=None, eq=False)
     is_active: bool = attrs.field(default=True, eq=False)
 
     def __repr__(self) -> str:

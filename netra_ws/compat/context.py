@@ -23,8 +23,8 @@ from .arguments import checked_text
 MAX_DEPTH = 10
 #: Words that stand where somebody has forgotten to put an id; whole ids, in any case.
 PLACEHOLDERS = frozenset(
-    "registry placeholder default temp none null undefined 0 1 xxx yyy example "
-    "test demo sample template mock fake dummy".split()
+    {"registry", "placeholder", "default", "temp", "none", "null", "undefined", "0", "1", "xxx", "yyy", "example"}
+    | {"test", "demo", "sample", "template", "mock", "fake", "dummy"}
 )
 #: Beginnings of such ids, and the length from which on an id may begin so.
 PREFIXES = ("placeholder_", "registry_", "default_", "temp_")

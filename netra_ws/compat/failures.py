@@ -30,7 +30,7 @@ class FailureKind(StrEnum):
     OTHER = "other"
 
 
-class NoSocket(Exception):  # noqa: N818 - never leaves this folder
+class NoSocket(Exception):
     """A connection has no object that a message can be put on."""
 
 

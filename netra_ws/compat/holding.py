@@ -6,7 +6,6 @@ import logging
 import time
 import uuid
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Any
 
@@ -17,10 +16,10 @@ from netra_ws.errors import ContextIsolationError, InvalidArgument, ManagerClose
 
 from .arguments import checked_seconds, checked_socket, checked_text, checked_user
 from .connection import WebSocketConnection
-from .context import UserExecutionContext
+from .context import UserExecutionContext, checked_context
 from .failures import Failures
 from .lines import Line, Lines, ThreadOwners
-from .native import NativeConnections
+from .native import Contexts, NativeConnections
 from .policy import ManagerPolicy
 from .recovery import Undelivered
 from .sockets import close
@@ -38,15 +37,19 @@ class Holding:
     Attributes:
         policy: How much it holds and how long it waits.
         user_context: The one user that it serves; None for whoever is added.
+        server: Where that user's real connections are; None for sockets of the program's own alone.
         clock: Unix seconds.
+        on_use, on_close: Told of each call and of the end, for whoever keeps the manager.
         isolation_violations: How often something of another user was refused.
     """
 
     policy: ManagerPolicy = attrs.field(factory=ManagerPolicy)
     user_context: UserExecutionContext | None = None
+    server: Contexts | None = None
     clock: Callable[[], float] = time.time
-    isolation_violations: int = 0
-    last_used: float = attrs.field(init=False)
+    on_use: Callable[[], None] = lambda: None
+    on_close: Callable[[], None] = lambda: None
+    isolation_violations: int = attrs.field(default=0, init=False)
     _lines: Lines = attrs.field(init=False)
     _owners: ThreadOwners = attrs.field(init=False)
     _failures: Failures = attrs.field(init=False)
@@ -56,7 +59,10 @@ class Holding:
     _closed: bool = attrs.field(init=False, default=False)
 
     def __attrs_post_init__(self) -> None:
-        self.last_used = self.clock()
+        if self.user_context is not None:
+            checked_context(self.user_context)
+        elif self.server is not None:
+            raise InvalidArgument("user_context", "a manager on a server serves one user: give their context")
         self._lines = Lines(self.policy)
         self._owners = ThreadOwners(self.policy.max_threads)
         self._failures = Failures(self.policy.max_users_with_errors)
@@ -69,6 +75,11 @@ class Holding:
         """Whether its life is over."""
         return self._closed
 
+    @property
+    def size(self) -> int:
+        """How many connections of the program's own it has; may be asked at any time."""
+        return len(self._lines)
+
     def _held(self) -> Lines:
         """Return the connections; every public method comes by here.
 
@@ -77,7 +88,9 @@ class Holding:
         """
         if self._closed:
             raise ManagerClosed("this manager is closed; make a new one")
-        self.last_used = self.clock()
+        if self.server is not None and self._native is None:
+            raise ManagerClosed("this manager holds its user's context only inside `async with manager:`")
+        self.on_use()
         return self._lines
 
     def _user(self, user_id: object) -> str:
@@ -213,7 +226,8 @@ class Holding:
 
     def get_connection_id_by_websocket(self, websocket: Any) -> str | None:
         """Return the id of the user's connection that has this very socket, or None; those of jobs do not count."""
-        lines = [] if websocket is None else self._held().with_socket(websocket)
+        held = self._held()
+        lines = [] if websocket is None else held.with_socket(websocket)
         found = next((line.connection for line in lines if line.job_id is None), None)
         if found is None and self._native is not None:
             found = self._native.find(websocket)
@@ -280,6 +294,3 @@ class Holding:
     @staticmethod
     def _new_id(prefix: str = "conn") -> str:
         return f"{prefix}_{uuid.uuid4()}"
-
-    def _now_text(self) -> str:
-        return datetime.fromtimestamp(self.clock(), UTC).isoformat()

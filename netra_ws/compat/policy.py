@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import attrs
 
 from netra_ws.errors import InvalidArgument
 
 
-def _positive(_instance: object, attribute: attrs.Attribute[float], value: float) -> None:
+def _positive(_instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
         raise InvalidArgument(attribute.name, "expected a number above 0")
-    if attribute.type == "int" and not isinstance(value, int):
+
+
+def _whole(_instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
+    if type(value) is not int or value < 1:
         raise InvalidArgument(attribute.name, "expected a whole number above 0")
 
 
@@ -39,17 +43,17 @@ class ManagerPolicy:
 
     send_timeout_s: float = attrs.field(default=5.0, validator=_positive)
     close_timeout_s: float = attrs.field(default=1.0, validator=_positive)
-    max_message_bytes: int = attrs.field(default=2**20, validator=_positive)
-    max_connections: int = attrs.field(default=20_000, validator=_positive)
-    max_connections_per_user: int = attrs.field(default=10, validator=_positive)
-    max_undelivered: int = attrs.field(default=50, validator=_positive)
-    max_undelivered_users: int = attrs.field(default=1000, validator=_positive)
-    max_undelivered_bytes: int = attrs.field(default=64 * 2**20, validator=_positive)
-    max_users_with_errors: int = attrs.field(default=1000, validator=_positive)
-    max_threads: int = attrs.field(default=10_000, validator=_positive)
-    max_jobs: int = attrs.field(default=1000, validator=_positive)
-    max_job_members: int = attrs.field(default=1000, validator=_positive)
-    max_tasks: int = attrs.field(default=32, validator=_positive)
-    max_task_failures: int = attrs.field(default=3, validator=_positive)
+    max_message_bytes: int = attrs.field(default=2**20, validator=_whole)
+    max_connections: int = attrs.field(default=20_000, validator=_whole)
+    max_connections_per_user: int = attrs.field(default=10, validator=_whole)
+    max_undelivered: int = attrs.field(default=50, validator=_whole)
+    max_undelivered_users: int = attrs.field(default=1000, validator=_whole)
+    max_undelivered_bytes: int = attrs.field(default=64 * 2**20, validator=_whole)
+    max_users_with_errors: int = attrs.field(default=1000, validator=_whole)
+    max_threads: int = attrs.field(default=10_000, validator=_whole)
+    max_jobs: int = attrs.field(default=1000, validator=_whole)
+    max_job_members: int = attrs.field(default=1000, validator=_whole)
+    max_tasks: int = attrs.field(default=32, validator=_whole)
+    max_task_failures: int = attrs.field(default=3, validator=_whole)
     first_delay_s: float = attrs.field(default=1.0, validator=_positive)
     longest_delay_s: float = attrs.field(default=60.0, validator=_positive)

@@ -1,15 +1,12 @@
-"""What a manager sends: to a user, a thread, one connection, or all of its users; and what nobody has taken.
+"""What a manager sends: to a user, a thread, one connection, or all of its users.
 
-A message is made JSON once. Each socket has its own deadline and its own turn, so a stalled one holds up
-nobody, and messages keep their order on each. No lock of the manager is held while anything is sent. A message
-that the program addresses to one user goes out as it is: names in it that end in ``_user_id`` are its own
-business, and are not rewritten.
+A message that the program addresses to one user goes out as it is: names in it that end in ``_user_id`` are its
+own business, and are not rewritten.
 """
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import attrs
@@ -19,28 +16,13 @@ from netra_ws.errors import InvalidArgument
 
 from .arguments import checked_seconds, checked_text
 from .connection import WebSocketConnection
-from .encoding import Encoded, encode
+from .delivering import Delivering
 from .failures import FailureKind
-from .holding import Holding
-from .lines import Line
-from .recovery import Kept, Queue
-from .sockets import put, put_in_turn
-
-logger = logging.getLogger(__name__)
-
-#: How often a waiting message is tried again when sockets fail over the message itself.
-MAX_ATTEMPTS = 3
 
 
 @attrs.define(eq=False, repr=False, slots=False)
-class Speaking(Holding):
-    """A manager's voice.
-
-    Attributes:
-        messages_sent: Messages that a socket or the user's stream has taken.
-    """
-
-    messages_sent: int = attrs.field(default=0, init=False)
+class Speaking(Delivering):
+    """A manager's voice."""
 
     # Coming.
 
@@ -125,7 +107,7 @@ class Speaking(Holding):
         held = self._held()
         owner = self._owners.owner(thread_id)
         if owner is None:  # a program may have put a connection into a thread by hand
-            users = (one.connection.user_id for one in held if one.connection.thread_id == thread_id)
+            users = (one.connection.user_id for one in held if one.connection.thread_id == thread_id and not one.job_id)
             owner = next(users, None)
         if owner is None and self._native is not None and await self._native.has_thread(thread_id):
             owner = self._native.session.identity.user_id
@@ -182,7 +164,7 @@ class Speaking(Holding):
         if encoded is None:
             return False
         if line is not None:
-            return await self._count(await self._put_all([line], encoded))
+            return self._count(await self._put_all([line], encoded))
         if self._native is not None and self._native.get(connection_id) is not None:
             return await self._say(encoded)
         self._failures.note(FailureKind.NO_CONNECTION, None, self.clock())
@@ -213,149 +195,9 @@ class Speaking(Holding):
         if self._native is not None and self._native.session.identity.user_id not in excluded:
             said = int(await self._say(encoded))
         taken = await self._put_all(lines, encoded)
-        await self._count(taken)
+        self._count(taken)
         return taken + said
 
     async def broadcast_to_all(self, message: Any, exclude_users: Iterable[str] = ()) -> int:
         """The same as ``broadcast``: all of this manager."""
         return await self.broadcast(message, exclude_users)
-
-    # How it is done.
-
-    def _encoded(self, message: object, user_id: str | None) -> Encoded | None:
-        encoded = encode(message, self.policy.max_message_bytes)
-        if isinstance(encoded, Encoded):
-            return encoded
-        self._failures.note(encoded, user_id, self.clock())
-        logger.warning("a message was not sent: %s", encoded.value)
-        return None
-
-    async def _send(self, user_id: str, encoded: Encoded) -> bool:
-        said = self._native is not None and await self._say(encoded)
-        lines = self._held().of(user_id)
-        if not lines:
-            if not said:
-                self._failures.note(FailureKind.NO_CONNECTION, user_id, self.clock())
-                if self._native is None:
-                    self._undelivered.keep(user_id, encoded, "no_connections", self.clock())
-            return said
-        if await self._count(await self._put_all(lines, encoded)) or said or self._closed:
-            return True
-        kept = self._undelivered.keep(user_id, encoded, "all_connections_failed", self.clock())
-        await self._recover(user_id)  # another connection may have come meanwhile
-        return kept.sent
-
-    async def _say(self, encoded: Encoded) -> bool:
-        """Put it on the user's stream; what is there is not kept a second time."""
-        assert self._native is not None
-        kind = await self._native.say(encoded)
-        if kind is not None:
-            self._failures.note(kind, self._native.session.identity.user_id, self.clock())
-            return False
-        self.messages_sent += 1
-        return True
-
-    async def _count(self, taken: int) -> bool:
-        self.messages_sent += taken
-        return taken > 0
-
-    async def _put_all(self, lines: Sequence[Line], encoded: Encoded) -> int:
-        """Send on several lines at the same time; return how many have taken it."""
-        taken = 0
-
-        async def put_on(line: Line) -> None:
-            nonlocal taken
-            try:
-                kind = await put(line, encoded, self.policy.send_timeout_s)
-            except BaseException:
-                if line.cut:  # the caller was cancelled in the middle of a message
-                    self._fail(line, FailureKind.TIMEOUT)
-                raise
-            taken += self._done(line, kind)
-
-        async with trio.open_nursery() as nursery:
-            for line in lines:
-                nursery.start_soon(put_on, line)
-        return taken
-
-    def _done(self, line: Line, kind: FailureKind | None) -> bool:
-        if kind is None:
-            line.connection.touch(self.clock())
-            return True
-        self._fail(line, kind)
-        return False
-
-    def _fail(self, line: Line, kind: FailureKind) -> None:
-        self._failures.note(kind, None if line.job_id is not None else line.connection.user_id, self.clock())
-        self._drop(line)
-
-    # What nobody has taken.
-
-    async def attempt_message_recovery(self, user_id: str) -> int:
-        """Send again what waits for a user who has a connection; return how many messages were taken."""
-        user = self._user(user_id)
-        self._held()
-        await trio.lowlevel.checkpoint()
-        return await self._recover(user)
-
-    async def _recover(self, user_id: str) -> int:
-        """Send what waits for a user on their newest connection, and on the next one when that fails.
-
-        One task at a time does so for a user; what comes behind meanwhile is sent by it, too.
-        """
-        queue = self._undelivered.of(user_id)
-        if queue is None or queue.busy:
-            return 0
-        queue.busy = True
-        sent = 0
-        try:
-            while queue.waiting and (line := self._newest(user_id)) is not None:
-                sent += await self._replay(line, queue)
-        finally:
-            queue.busy = False
-            self._undelivered.tidy(user_id)
-        await self._count(sent)
-        return sent
-
-    def _newest(self, user_id: str) -> Line | None:
-        lines = reversed(self._lines.of(user_id))
-        return next((line for line in lines if line.live), None)
-
-    async def _replay(self, line: Line, queue: Queue) -> int:
-        """Send what waits on one line, without anything in between, until it fails or nothing waits."""
-        sent = 0
-        async with line.turn:
-            while queue.waiting and line.live:
-                kept = queue.waiting[0]
-                kept.sending = True
-                try:
-                    kind = await put_in_turn(line, kept.recovered, self.policy.send_timeout_s)
-                except BaseException:
-                    if line.cut:
-                        self._fail(line, FailureKind.TIMEOUT)
-                    raise
-                finally:
-                    kept.sending = False
-                if self._done(line, kind):
-                    kept.sent = True
-                    self._undelivered.take(queue, kept)
-                    sent += 1
-                else:
-                    self._note_attempt(queue, kept, kind)
-        return sent
-
-    def _note_attempt(self, queue: Queue, kept: Kept, kind: FailureKind | None) -> None:
-        # A closed socket says nothing about a message; one that fails over it would fail for ever, and each
-        # connection of its user with it.
-        kept.attempts += kind is FailureKind.OTHER
-        if kept.attempts >= MAX_ATTEMPTS:
-            self._undelivered.take(queue, kept)
-            self._undelivered.given_up += 1
-            logger.warning("a message was given up: sockets fail over it attempts=%d", kept.attempts)
-
-    def get_undelivered(self, user_id: str) -> list[Mapping[str, object]]:
-        """Return what waits for a user, the oldest first: each message with its failure."""
-        user = self._user(user_id)
-        self._held()
-        queue = self._undelivered.of(user)
-        return [] if queue is None else [kept.as_dict() for kept in queue.waiting]
