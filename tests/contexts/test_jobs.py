@@ -272,6 +272,7 @@ async def test_only_the_owner_closes(server: StartServer) -> None:
     for identity in (Identity("bob", frozenset(PUBLISHER)), Identity("eve"), Identity("bob", frozenset({"job:*"}))):
         with pytest.raises(ClientError, match="NOT_FOUND"):
             await running.job(identity, "build-7").close()
+    await running.recorder.flush()
     assert (await running.store.job("build-7")) is not None
 
 
