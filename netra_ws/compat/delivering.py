@@ -16,6 +16,7 @@ from .encoding import Encoded, encode
 from .failures import FailureKind
 from .holding import Holding
 from .lines import Line
+from .native import say
 from .recovery import Kept, Queue
 from .sockets import put, put_in_turn
 
@@ -65,7 +66,7 @@ class Delivering(Holding):
     async def _say(self, encoded: Encoded) -> bool:
         """Put it on the user's stream; what is there is not kept a second time."""
         assert self._native is not None
-        kind = await self._native.say(encoded)
+        kind = await say(self._native.session, encoded)
         if kind is not None:
             self._failures.note(kind, self._native.session.identity.user_id, self.clock())
             return False

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import attrs
 
@@ -24,12 +24,46 @@ if TYPE_CHECKING:  # programs that bring their own sockets need no server
 _SAID = frozenset({"type", "data", "timestamp", "critical"})
 
 
+class Speaker(Protocol):
+    """A stream that events are said on: a user's, or a job's."""
+
+    async def emit(self, name: str, value: Any) -> object:
+        """Say an event."""
+        ...
+
+
 class Contexts(Protocol):
     """What a manager needs of a server."""
+
+    def job(self, owner: Identity, job_id: str) -> Speaker:
+        """Return a job in a user's name."""
+        ...
 
     def context_for(self, identity: Identity) -> AbstractAsyncContextManager[UserSession]:
         """Hold a user's context open."""
         ...
+
+
+async def say(stream: Speaker, message: Encoded) -> FailureKind | None:
+    """Say a message as an event that is named by its ``type``; return why that failed, None when it did not.
+
+    Its value is the message's ``data``; where the message has other fields than the event says itself,
+    it is all of them but ``type``.
+
+    Raises:
+        InvalidArgument: The message has no ``type``.
+        ClientError: ``UNAVAILABLE``: the store takes nothing; nothing was said. Of jobs also others.
+    """
+    fields = message.fields
+    name = fields.get("type")
+    if not isinstance(name, str):
+        raise InvalidArgument("message.type", "expected a text: it names the event on the stream")
+    value = fields.get("data") if fields.keys() <= _SAID else {key: fields[key] for key in fields if key != "type"}
+    try:
+        await stream.emit(name, value)
+    except InvalidArgument:
+        return FailureKind.TOO_LARGE  # name and value are good, so it is its size
+    return None
 
 
 @attrs.frozen
@@ -82,27 +116,6 @@ class NativeConnections:
         known = code in CloseCode.__members__.values()
         found.shut(CloseCode(code) if known else CloseCode.NORMAL, reason)
         return True
-
-    async def say(self, message: Encoded) -> FailureKind | None:
-        """Put a message on the user's stream, as an ``agent_event`` named by its ``type``.
-
-        Its value is the message's ``data``; where the message has other fields than the event says itself,
-        it is all of them but ``type``.
-
-        Raises:
-            InvalidArgument: The message has no ``type``.
-            ClientError: ``UNAVAILABLE``: the store takes nothing; nothing was said.
-        """
-        fields = message.fields
-        name = fields.get("type")
-        if not isinstance(name, str):
-            raise InvalidArgument("message.type", "expected a text: it names the event on the user's stream")
-        value = fields.get("data") if fields.keys() <= _SAID else {key: fields[key] for key in fields if key != "type"}
-        try:
-            await self.session.emit(name, value)
-        except InvalidArgument:
-            return FailureKind.TOO_LARGE  # name and value are good, so it is its size
-        return None
 
     async def has_thread(self, thread_id: str) -> bool:
         """Whether a thread is the user's.

@@ -1,26 +1,27 @@
 """Jobs of a manager: sockets that follow one piece of work, whoever they belong to.
 
 Members of a job are connections of the manager under users that nobody else is, so nothing of a user can reach
-them, and nothing of theirs a user. On a server a job has a stream of its own, with numbers and resume; whoever
-opens it there gives it to ``JobStreams``, and real clients read it natively.
+them, and nothing of theirs a user. On a server what is sent to a job is said on the job's own stream, too, in the
+name of the manager's user: real clients read it there (``connect_job``), with numbers, permissions and resume.
 """
 
 from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import Any
 
 import attrs
 import trio
 
-from netra_ws.errors import ContextIsolationError, InvalidArgument, LimitReached
+from netra_ws.errors import InvalidArgument, LimitReached
 
 from .arguments import checked_socket
 from .connection import WebSocketConnection
 from .lines import Line
+from .native import say
 from .speaking import Speaking
 
 _JOB_ID = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
@@ -39,18 +40,6 @@ def checked_job_id(value: object) -> str:
     if not isinstance(value, str) or _JOB_ID.fullmatch(value) is None:
         raise InvalidArgument("job_id", "expected 1 to 128 letters, digits, '_', '.', ':' or '-'")
     return value
-
-
-class JobStream(Protocol):
-    """A job's own stream on a server."""
-
-    async def emit(self, name: str, value: Any) -> None:
-        """Say something to whoever reads the job."""
-        ...
-
-
-#: Owner, job id → the stream of the job.
-JobStreams = Callable[[str, str], JobStream]
 
 
 @attrs.define(eq=False)
@@ -104,11 +93,9 @@ class Joining(Speaking):
     """A manager's jobs.
 
     Attributes:
-        room_manager: Who is in which job.
-        open_job: Gives the stream of a job on the server; None where jobs are this manager's sockets alone.
+        room_manager: Who is in which job, of this manager's own sockets.
     """
 
-    open_job: JobStreams | None = None
     room_manager: Rooms = attrs.field(init=False, factory=Rooms)
 
     def _drop(self, line: Line) -> None:
@@ -170,7 +157,12 @@ class Joining(Speaking):
         """Send a message to every member of a job; nothing is kept for who is not there.
 
         Returns:
-            How many have taken it; the job's stream on a server counts as one.
+            How many sockets have taken it; the job's stream on a server counts as one.
+
+        Raises:
+            InvalidArgument: *job_id* or *message* is not good.
+            ClientError: On a server: ``FORBIDDEN`` when the job is another user's, ``UNAVAILABLE``, and others
+                as ``server.job(…).emit`` has them. Nothing was sent.
         """
         name = checked_job_id(job_id)
         self._held()
@@ -179,16 +171,11 @@ class Joining(Speaking):
         if encoded is None:
             return 0
         said = 0
-        if self.open_job is not None:
-            fields = encoded.fields
-            event = fields.get("type")
-            if not isinstance(event, str):
-                raise InvalidArgument("message.type", "expected a text: it names the event on the job's stream")
-            if self.user_context is None:
-                raise ContextIsolationError("user_context", "a job on a server has an owner: give a user's context")
-            value = {key: fields[key] for key in fields if key != "type"}
-            await self.open_job(self.user_context.user_id, name).emit(event, value)
-            said = 1
+        if self._native is not None and self.server is not None:
+            kind = await say(self.server.job(self._native.session.identity, name), encoded)
+            if kind is not None:
+                self._failures.note(kind, None, self.clock())
+            said = int(kind is None)
         taken = await self._put_all(self.room_manager.lines(name), encoded)
         self._count(taken)
         return taken + said

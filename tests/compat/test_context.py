@@ -41,8 +41,32 @@ def test_nothing_in_it_changes() -> None:
 @pytest.mark.parametrize("name", ["user_id", "thread_id", "run_id"])
 @pytest.mark.parametrize(
     "value",
-    [None, "", "  ", 5, "a\n", "registry", "placeholder", "Default", "temp", "none", "NULL", "undefined", "0", "1"]
-    + ["xxx", "yyy", "example", "test", "demo", "mock", "placeholder_1", "registry_a", "default_user", "temp_77"],
+    [
+        None,
+        "",
+        "  ",
+        5,
+        "a\n",
+        "registry",
+        "placeholder",
+        "Default",
+        "temp",
+        "none",
+        "NULL",
+        "undefined",
+        "0",
+        "1",
+        "xxx",
+        "yyy",
+        "example",
+        "test",
+        "demo",
+        "mock",
+        "placeholder_1",
+        "registry_a",
+        "default_user",
+        "temp_77",
+    ],
 )
 def test_placeholders_name_nobody(name: str, value: Any) -> None:
     """What stands where somebody has forgotten an id is refused for each of the three, by name."""

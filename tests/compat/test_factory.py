@@ -169,7 +169,7 @@ async def test_there_are_so_many_managers_in_all() -> None:
     made = WebSocketManagerFactory(max_managers=2)
     one = made.create_manager(context("ada"))
     made.create_manager(context("bob"))
-    with pytest.raises(LimitReached, match="^managers:"):
+    with pytest.raises(LimitReached, match=r"^managers:"):
         made.create_manager(context("eve"))
     assert not one.closed
 
@@ -319,7 +319,7 @@ async def test_serialising_gives_an_object(value: object) -> None:
 
 async def test_the_factory_is_imported_without_a_server() -> None:
     """Importing the factory opens nothing and needs neither the server nor a library of sockets."""
-    code = "import sys, netra_ws.compat.factory as f; print(*[n for n in ('trio_websocket', 'h11', 'sqlalchemy') if n in sys.modules])"
+    code = "import sys, netra_ws.compat.factory; print(*{'trio_websocket', 'h11', 'sqlalchemy'} & sys.modules.keys())"
     done = await trio.to_thread.run_sync(
         lambda: subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     )

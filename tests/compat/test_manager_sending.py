@@ -93,7 +93,7 @@ WebSocketDisconnect = type("WebSocketDisconnect", (Named,), {})
     ],
 )
 async def test_a_socket_that_fails_is_out(error: Exception, kind: str, caplog: pytest.LogCaptureFixture) -> None:
-    """Whatever a socket raises, its connection is taken out, counted by kind and logged; the good one has the message."""
+    """Whatever a socket raises, its connection is out, counted by kind and logged; the good one has the message."""
     manager, (good,) = await with_users("ada")
     bad = await manager.connect_user("ada", JsonSocket(error=error))
     with caplog.at_level(logging.INFO):
@@ -126,7 +126,7 @@ async def test_what_has_no_socket_is_out() -> None:
 
 
 async def test_a_stalled_socket_holds_up_nobody(autojump_clock: trio.testing.MockClock) -> None:
-    """A socket that takes nothing costs its own deadline: others have the message at once, and the next call is free."""
+    """A socket that takes nothing costs its own deadline: others have the message at once, and later calls are free."""
     manager, (one, two) = await with_users("ada", "bob")
     stalled = JsonSocket(stalled=True)
     await manager.connect_user("ada", stalled)
@@ -322,9 +322,7 @@ async def test_a_critical_event() -> None:
     socket = JsonSocket()
     await manager.connect_user("ada", socket)
     assert await manager.emit_critical_event("ada", "agent_started", {"run_id": "r1"})
-    assert socket.got == [
-        {"type": "agent_started", "data": {"run_id": "r1"}, "timestamp": 1234.5, "critical": True}
-    ]
+    assert socket.got == [{"type": "agent_started", "data": {"run_id": "r1"}, "timestamp": 1234.5, "critical": True}]
     for bad in ("", " ", None, 5):
         with pytest.raises(InvalidArgument, match="event_type"):
             await manager.emit_critical_event("ada", bad, {})  # type: ignore[arg-type]

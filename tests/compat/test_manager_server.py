@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import trio
 
@@ -11,7 +9,7 @@ from netra_ws import Run
 from netra_ws.compat.context import UserExecutionContext
 from netra_ws.compat.factory import create_websocket_manager
 from netra_ws.compat.manager import UnifiedWebSocketManager
-from netra_ws.errors import ContextIsolationError, InvalidArgument, ManagerClosed
+from netra_ws.errors import ClientError, ContextIsolationError, InvalidArgument, ManagerClosed
 from netra_ws.testing import MemoryServer, open_test_server
 
 from .sockets import JsonSocket
@@ -28,7 +26,8 @@ def bound(server: MemoryServer, user: str = "ada") -> UnifiedWebSocketManager:
 async def test_it_sees_the_users_real_connections(autojump_clock: trio.testing.MockClock) -> None:
     """On a server a manager finds, counts and tells its user's real connections, and no one else's."""
     async with open_test_server({"echo": echo}) as server, server.connect("ada"), server.connect("bob"):
-        async with bound(server) as manager:
+        manager = bound(server)
+        async with manager:
             (connection_id,) = manager.get_user_connections("ada")
             found = manager.get_connection(connection_id)
             assert found is not None
@@ -173,3 +172,30 @@ async def test_a_cancelled_program_leaves_nothing(autojump_clock: trio.testing.M
                 await trio.sleep_forever()
         assert manager.closed
         await server.settled()
+
+
+async def test_jobs_on_a_server_have_streams(autojump_clock: trio.testing.MockClock) -> None:
+    """What is sent to a job is said on its stream in the user's name, once, and on the manager's own sockets."""
+    async with open_test_server({"echo": echo}) as server, bound(server) as manager:
+        member = JsonSocket()
+        await manager.connect_to_job(member, "build-7")
+        assert await manager.send_to_job("build-7", {"type": "line", "data": "one"}) == 2
+        assert await manager.send_to_job("build-7", {"type": "line", "data": "x" * 300_000}) == 1
+        assert manager.get_error_statistics()["failures_by_kind"]["too_large"] == 1
+        async with server.connect_raw("ada", path="/ws") as ada:
+            assert (await ada.ask("connect_job", job_id="build-7"))["type"] == "job_connected"
+            assert await manager.send_to_job("build-7", {"type": "line", "data": "two"}) == 2
+            told = (await ada.until("agent_event"))[-1]
+            assert (told["job_id"], told["name"], told["value"]) == ("build-7", "line", "two")
+        assert [message["data"][:3] for message in member.got] == ["one", "xxx", "two"]
+
+
+async def test_another_users_job_is_not_spoken_into(autojump_clock: trio.testing.MockClock) -> None:
+    """A job that another user owns is refused, and nothing reaches this manager's sockets, either."""
+    async with open_test_server({"echo": echo}) as server, bound(server) as ada, bound(server, "bob") as bob:
+        await ada.send_to_job("build-7", {"type": "line"})
+        member = JsonSocket()
+        await bob.connect_to_job(member, "build-7")
+        with pytest.raises(ClientError):
+            await bob.send_to_job("build-7", {"type": "line"})
+        assert member.got == []

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import attrs
 import pytest
 import trio
 
-from netra_ws.compat.context import UserExecutionContext
 from netra_ws.compat.manager import UnifiedWebSocketManager
 from netra_ws.compat.policy import ManagerPolicy
-from netra_ws.errors import ContextIsolationError, InvalidArgument, LimitReached
+from netra_ws.errors import InvalidArgument, LimitReached
 
 from .sockets import JsonSocket, texts
 
@@ -39,7 +37,9 @@ async def test_a_number_becomes_its_text() -> None:
     assert len(manager.room_manager.get_room_connections("7")) == 2
 
 
-@pytest.mark.parametrize("job_id", ["", "<WebSocket object at 0x7f>", "a b", "x" * 129, None, True, 1.5, object(), "a\n"])
+@pytest.mark.parametrize(
+    "job_id", ["", "<WebSocket object at 0x7f>", "a b", "x" * 129, None, True, 1.5, object(), "a\n"]
+)
 async def test_what_is_no_id_is_refused(job_id: Any) -> None:
     """The text of an object, and whatever else is no id, is refused: a made-up id would be a job of its own."""
     manager = UnifiedWebSocketManager()
@@ -167,32 +167,3 @@ async def test_ids_are_never_used_again() -> None:
         await manager.disconnect_from_job("a", socket)
         del socket, made
     assert len(seen) == 200
-
-
-@attrs.define
-class Job:
-    """A job's own stream, as a server gives it."""
-
-    said: list[tuple[str, Any]] = attrs.field(factory=list)
-
-    async def emit(self, name: str, value: Any) -> None:
-        self.said.append((name, value))
-
-
-async def test_a_job_with_a_stream_of_its_own() -> None:
-    """Where jobs have streams, what is sent to a job is said there by its owner, and on the manager's own sockets."""
-    jobs: dict[tuple[str, str], Job] = {}
-    manager = UnifiedWebSocketManager(
-        user_context=UserExecutionContext("ada", "t1", "r1"),
-        open_job=lambda owner, job_id: jobs.setdefault((owner, job_id), Job()),
-    )
-    member = JsonSocket()
-    await manager.connect_to_job(member, "a")
-    assert await manager.send_to_job("a", {"type": "m", "data": 1}) == 2
-    assert jobs["ada", "a"].said == [("m", {"data": 1})]
-    assert member.types == ["m"]
-    with pytest.raises(InvalidArgument, match="type"):
-        await manager.send_to_job("a", {"data": 1})
-    nobodys = UnifiedWebSocketManager(open_job=lambda _owner, _job_id: Job())
-    with pytest.raises(ContextIsolationError):
-        await nobodys.send_to_job("a", {"type": "m"})

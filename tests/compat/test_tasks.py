@@ -39,7 +39,7 @@ async def test_a_task_runs_until_its_end() -> None:
 async def test_a_task_that_fails_starts_again(
     autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A failing task starts again after one second, then two, and is given up the third time, with a word to the log."""
+    """A failing task starts again after one second, then two, and is given up the third time; the log says so."""
     began = trio.current_time()
     at: list[float] = []
 
