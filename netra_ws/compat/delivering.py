@@ -48,7 +48,7 @@ class Delivering(Holding):
 
     async def _send(self, user_id: str, encoded: Encoded) -> bool:
         said = self._native is not None and await self._say(encoded)
-        lines = self._held().of(user_id)
+        lines = self._lines.of(user_id)
         if self._native is not None:  # nothing is kept here: the stream keeps it
             return self._count(await self._put_all(lines, encoded)) or said
         if not lines:
@@ -66,6 +66,7 @@ class Delivering(Holding):
     async def _say(self, encoded: Encoded) -> bool:
         """Put it on the user's stream; what is there is not kept a second time."""
         assert self._native is not None
+        self._native.check_living()
         kind = await say(self._native.session, encoded)
         if kind is not None:
             self._failures.note(kind, self._native.session.identity.user_id, self.clock())

@@ -243,13 +243,13 @@ class Holding:
         connection = self.get_connection(connection_id)
         if connection is None:
             return False
+        if self._native is not None and self._native.put_into(connection_id, thread_id):
+            return True  # on the server a thread's id means something for one user alone
         if not self._owners.claim(thread_id, connection.user_id):
             self.isolation_violations += 1
             logger.warning("a thread of another user was refused connection=%s", connection_id)
             return False
         connection.thread_id = thread_id
-        if self._native is not None:
-            self._native.put_into(connection_id, thread_id)
         return True
 
     def is_connection_active(self, user_id: str) -> bool:

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import attrs
 
-from netra_ws.errors import InvalidArgument
+from netra_ws.errors import InvalidArgument, ManagerClosed
 from netra_ws.identity import Identity
 from netra_ws.protocol.closing import CloseCode
+from netra_ws.protocol.values import read_id
 
 from .connection import WebSocketConnection
 from .encoding import Encoded
@@ -102,11 +103,29 @@ class NativeConnections:
         connections = self.session.context.connections.values()
         return next((connection for connection in connections if connection is websocket), None)
 
-    def put_into(self, connection_id: str, thread_id: str) -> None:
-        """Let messages of a connection that name no thread go to this one."""
+    def put_into(self, connection_id: str, thread_id: str) -> bool:
+        """Let messages of a connection that name no thread go to this one; return whether there is one.
+
+        Raises:
+            InvalidArgument: The server has no thread of that id.
+        """
         found = self.session.context.connections.get(connection_id)
-        if found is not None:
-            found.thread_id = thread_id
+        if found is None:
+            return False
+        try:
+            found.thread_id = read_id(thread_id)
+        except (TypeError, ValueError) as exc:
+            raise InvalidArgument("thread_id", str(exc)) from None
+        return True
+
+    def check_living(self) -> None:
+        """Say nothing behind the end of the user's context: nobody would commit it.
+
+        Raises:
+            ManagerClosed: The server has closed it.
+        """
+        if not self.session.context.living:
+            raise ManagerClosed("the server has closed the user's context")
 
     def shut(self, websocket: object, code: int, reason: str) -> bool:
         """Close a connection; return whether *websocket* is one. A code that the server never sends becomes 1000."""

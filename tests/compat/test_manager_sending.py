@@ -153,6 +153,19 @@ async def test_slow_sockets_are_written_to_at_the_same_time(autojump_clock: trio
     assert trio.current_time() - began == pytest.approx(1.0)
 
 
+async def test_a_call_takes_no_longer_than_its_deadline(autojump_clock: trio.testing.MockClock) -> None:
+    """Whoever waits for their turn on a slow socket has the same deadline, and then it is out."""
+    manager = UnifiedWebSocketManager()
+    await manager.connect_user("ada", JsonSocket(takes_s=4.0))
+    began = trio.current_time()
+    async with trio.open_nursery() as nursery:
+        for _ in range(3):
+            nursery.start_soon(manager.send_to_user, "ada", {"type": "m"})
+    assert trio.current_time() - began == pytest.approx(5.0)
+    assert not manager.is_connection_active("ada")
+    assert len(manager.get_undelivered("ada")) == 2
+
+
 async def test_messages_keep_their_order(autojump_clock: trio.testing.MockClock) -> None:
     """Messages of several tasks never mix on one socket, and come in the order in which they were sent."""
     manager = UnifiedWebSocketManager()

@@ -9,6 +9,7 @@ from netra_ws import Run
 from netra_ws.compat.context import UserExecutionContext
 from netra_ws.compat.factory import create_websocket_manager
 from netra_ws.compat.manager import UnifiedWebSocketManager
+from netra_ws.contexts.kicking import Whom
 from netra_ws.errors import ClientError, ContextIsolationError, InvalidArgument, ManagerClosed
 from netra_ws.testing import MemoryServer, open_test_server
 
@@ -95,6 +96,7 @@ async def test_what_is_too_large_for_the_stream(autojump_clock: trio.testing.Moc
     async with open_test_server({"echo": echo}) as server, bound(server) as manager:
         assert not await manager.send_to_user("ada", {"type": "m", "data": "x" * 300_000})
         assert manager.get_error_statistics()["failures_by_kind"]["too_large"] == 1
+        assert manager.get_error_statistics()["total_queued_messages"] == 0
         with pytest.raises(InvalidArgument, match="type"):
             await manager.send_to_user("ada", {"data": 1})
 
@@ -113,6 +115,8 @@ async def test_threads_of_the_ledger(autojump_clock: trio.testing.MockClock) -> 
             (connection_id,) = manager.get_user_connections("ada")
             assert manager.update_connection_thread(connection_id, "t7")
             assert manager.get_user_connections_by_thread("ada", "t7") == {connection_id}
+            with pytest.raises(InvalidArgument, match="thread_id"):
+                manager.update_connection_thread(connection_id, "no id!")
             assert await manager.send_event(connection_id, "direct", {"x": 1})
         said = [await heard.__anext__() for _ in range(2)]
         assert [one.fields["name"] for one in said] == ["note", "direct"]
@@ -199,3 +203,20 @@ async def test_another_users_job_is_not_spoken_into(autojump_clock: trio.testing
         with pytest.raises(ClientError):
             await bob.send_to_job("build-7", {"type": "line"})
         assert member.got == []
+
+
+async def test_a_sign_out_does_not_end_it(autojump_clock: trio.testing.MockClock) -> None:
+    """A user who is signed out loses their connections; what the program says next is on their stream."""
+    async with open_test_server({"echo": echo}) as server, server.connect_raw("ada") as ada, bound(server) as manager:
+        await server.server.registry.kick(Whom("ada", None))()
+        await ada.receive_close()
+        assert not manager.is_connection_active("ada")
+        assert await manager.send_to_user("ada", {"type": "later"})
+
+
+async def test_behind_the_end_of_the_server_it_is_over(autojump_clock: trio.testing.MockClock) -> None:
+    """When the server has closed the user's context, a manager says so instead of saying what nobody keeps."""
+    async with open_test_server({"echo": echo}) as server, bound(server) as manager:
+        await server.server.registry.close_all("shutdown", 1.0)
+        with pytest.raises(ManagerClosed, match="server"):
+            await manager.send_to_user("ada", {"type": "m"})
