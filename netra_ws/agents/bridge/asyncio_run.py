@@ -23,6 +23,7 @@ from .message import Message
 
 if TYPE_CHECKING:
     from ..agent import Agent
+    from ..job import Job
     from ..run import Run
     from ..tools import Tool, ToolCall
 
@@ -80,6 +81,26 @@ class AsyncioToolCall:
     async def progress(self, progress: float | None, message: str | None = None) -> None:
         """Tell how far the tool is, 0 to 1; not stored."""
         await self._crossing.call(lambda: self._call.progress(progress, message))
+
+
+@attrs.frozen(repr=False)
+class AsyncioJob:
+    """What ``AsyncioRun.job`` gives; see ``agents.job.Job``."""
+
+    _job: Job
+    _crossing: Crossing
+
+    @property
+    def job_id(self) -> str:
+        return self._job.job_id
+
+    async def emit(self, name: str, value: Any) -> None:
+        """Say something into the job: an ``agent_event`` with any JSON value."""
+        await self._crossing.call(lambda: self._job.emit(name, value))
+
+    async def close(self) -> None:
+        """Make the id free for others; who reads it gets what was said, then ``job_disconnected``."""
+        await self._crossing.call(self._job.close, apart=True)
 
 
 @attrs.define(eq=False, repr=False)
@@ -191,6 +212,11 @@ class AsyncioRun:
     async def emit(self, name: str, value: Any) -> None:
         """Say something of the agent's own: an ``agent_event`` with any JSON value."""
         await self._crossing.call(lambda: self._run.emit(name, value))
+
+    def job(self, job_id: str) -> AsyncioJob:
+        """Return a job, a stream of its own that several users may be granted; see ``Run.job``."""
+        self._crossing.check()
+        return AsyncioJob(self._run.job(job_id), self._crossing)
 
     async def usage(self, provider: str, model: str, **counts: Any) -> None:
         """Note what the run used of a model: ``input_tokens``, ``output_tokens``, ``cost_usd``; see ``Run.usage``."""
