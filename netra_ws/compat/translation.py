@@ -82,7 +82,8 @@ def fields_of(said: object, stamp: Stamp | None) -> dict[str, Any]:
     """
     fields = _frame_of(said)
     if stamp is not None:
-        fields |= {"event_id": stamp.event_id, "seq": stamp.seq, "timestamp": stamp.timestamp, "user_id": stamp.user_id}
+        where = {"event_id": stamp.event_id, "seq": stamp.seq, "timestamp": stamp.timestamp}
+        fields = {"user_id": stamp.user_id, **fields, **where}  # what a user says into a job is not the stream's
     type_name = fields.get("type")
     if not isinstance(type_name, str) or not type_name:
         raise InvalidArgument("event", "$.type: expected the type of what a server says")

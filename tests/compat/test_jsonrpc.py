@@ -127,7 +127,7 @@ def test_only_commands_of_our_wire_can_be_called() -> None:
     assert make_request("user_input").method == "user_message"
     for method in ("agent_started", "strat_agent", 5, None):
         for make in (make_request, make_notification):
-            with pytest.raises(InvalidArgument, match="^method: "):
+            with pytest.raises(InvalidArgument, match=r"^method: "):
                 make(method)  # type: ignore[arg-type]
 
 
@@ -213,7 +213,7 @@ CALLS: dict[str, tuple[dict[str, Any], str]] = {
     "heartbeat": ({}, "heartbeat_ack"),
     "connect": ({}, "ack"),
     "disconnect": ({}, "ack"),
-    "handshake_acknowledged": ({"thread_id": "t"}, "CONFLICT"),
+    "handshake_acknowledged": ({"thread_id": "t"}, "INVALID_MESSAGE"),
 }
 
 
@@ -235,8 +235,12 @@ async def test_every_command_works_as_json_rpc(server: StartServer, class_: type
     """Every command of a real server is answered as JSON-RPC, exactly once, under the id of its call."""
     running = await server()
     params, due = CALLS[class_.type]
-    async with connect(running, bearer=operator()) as client:
+    await running.job("root", "mine").emit("begun", 1)
+    bearer = token("root", permissions=("chat", "read", "operator", "job:publish"))
+    async with connect(running, bearer=bearer) as client:
         await answer_to(client, make_request("create_thread", {"thread_id": "t"}, 0))
+        if class_.type == "disconnect_job":
+            await answer_to(client, make_request("connect_job", {"job_id": "mine"}, 0))
         answer = await answer_to(client, make_request(class_.type, params, "the call"))
         assert answer.id == "the call"
         try:

@@ -560,10 +560,11 @@ def test_every_event_can_be_shown_in_the_older_envelope(class_: type[Event]) -> 
     @settings(max_examples=30)
     @given(of(class_))
     def check(event: Event) -> None:
-        wire = orjson.loads(frame_payload(encode_event(event, STAMP)))
+        frame = frame_payload(encode_event(event, STAMP))
+        wire, heard = orjson.loads(frame), read_server(frame)
         for message in (
             ServerMessage.from_event(wire),
-            ServerMessage.from_event(read_server(orjson.dumps(wire))),
+            ServerMessage.from_event(heard),
             ServerMessage.from_event(event, STAMP),
         ):
             assert (message.type, message.timestamp, message.correlation_id) == (class_.type, 1.5, None)
@@ -572,7 +573,7 @@ def test_every_event_can_be_shown_in_the_older_envelope(class_: type[Event]) -> 
                 shown = orjson.loads(orjson.dumps(message.to_dict(shape)))  # type: ignore[arg-type]
                 assert all(shown[shape][name] == wire[name] for name in wire.keys() - {"type", "timestamp"})
                 back = read_server(orjson.dumps(ServerMessage.from_dict(shown).to_dict("flat")))
-                assert (back.message, back.stamp) == (event, STAMP)
+                assert (back.message, back.stamp) == (heard.message, heard.stamp)
 
     check()
 
