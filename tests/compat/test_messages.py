@@ -336,6 +336,8 @@ def test_a_servers_message_from_parts_or_from_one_object() -> None:
         (("", {}), "type: must not be empty"),
         ((None, {}), "type: expected text, got NoneType"),
         (("x", {"a": {1: math.nan}}), r"data: \$\.a\.1: nan"),
+        (({"type": "x", "correlation_id": 5},), "correlation_id: expected text, got int"),
+        (({"type": "x", "server_id": 5},), "server_id: expected text, got int"),
     ],
 )
 def test_a_servers_message_of_bad_parts(arguments: tuple[Any, ...], text: str) -> None:
