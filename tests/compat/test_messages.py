@@ -531,6 +531,12 @@ def test_what_the_envelope_says_and_what_the_payload_says() -> None:
     assert inner.to_command().id == "n"
 
 
+def test_the_one_command_that_is_about_somebody_else() -> None:
+    """A kick in the flat shape names its user beside the type, as on our wire."""
+    flat = {"type": "kick", "user_id": "bob", "reason": "late"}
+    assert WebSocketMessage.from_dict(flat).to_command() == read_command(orjson.dumps(flat)).command
+
+
 @pytest.mark.parametrize(
     ("kind", "payload", "text"),
     [
