@@ -23,7 +23,6 @@ from .message import Message
 
 if TYPE_CHECKING:
     from ..agent import Agent
-    from ..job import Job
     from ..run import Run
     from ..tools import Tool, ToolCall
 
@@ -85,22 +84,19 @@ class AsyncioToolCall:
 
 @attrs.frozen(repr=False)
 class AsyncioJob:
-    """What ``AsyncioRun.job`` gives; see ``agents.job.Job``."""
+    """What ``AsyncioRun.job`` gives; see ``agents.job.Job``. An id that is none is an error of each call."""
 
-    _job: Job
+    job_id: str
+    _run: Run
     _crossing: Crossing
-
-    @property
-    def job_id(self) -> str:
-        return self._job.job_id
 
     async def emit(self, name: str, value: Any) -> None:
         """Say something into the job: an ``agent_event`` with any JSON value."""
-        await self._crossing.call(lambda: self._job.emit(name, value))
+        await self._crossing.call(lambda: self._run.job(self.job_id).emit(name, value))
 
     async def close(self) -> None:
         """Make the id free for others; who reads it gets what was said, then ``job_disconnected``."""
-        await self._crossing.call(self._job.close, apart=True)
+        await self._crossing.call(lambda: self._run.job(self.job_id).close(), apart=True)
 
 
 @attrs.define(eq=False, repr=False)
@@ -216,7 +212,7 @@ class AsyncioRun:
     def job(self, job_id: str) -> AsyncioJob:
         """Return a job, a stream of its own that several users may be granted; see ``Run.job``."""
         self._crossing.check()
-        return AsyncioJob(self._run.job(job_id), self._crossing)
+        return AsyncioJob(job_id, self._run, self._crossing)
 
     async def usage(self, provider: str, model: str, **counts: Any) -> None:
         """Note what the run used of a model: ``input_tokens``, ``output_tokens``, ``cost_usd``; see ``Run.usage``."""
