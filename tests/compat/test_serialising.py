@@ -84,6 +84,13 @@ class Plain:
     pass
 
 
+class Pendulum:
+    """A time of somebody else's library."""
+
+    def isoformat(self) -> str:
+        return "2025-09-05T12:00"
+
+
 class Hostile:
     """Fails whenever it is asked for anything."""
 
@@ -157,6 +164,7 @@ NOON = datetime(2025, 9, 5, 12, tzinfo=UTC)
         (Model(at=NOON, many={2}), {"at": "2025-09-05T12:00:00Z", "many": [2]}),
         (ValueError("wrong"), {"error": "ValueError", "message": "wrong"}),
         (PurePosixPath("/a/b"), "/a/b"),
+        (Pendulum(), "2025-09-05T12:00"),
         (int, "<class 'int'>"),
         (Plain, f"<class '{__name__}.Plain'>"),
         (Plain(), f"<{__name__}.Plain object>"),
@@ -269,6 +277,7 @@ def test_a_small_structure_that_unfolds_into_a_huge_one_is_cut() -> None:
     assert f"<more than {MAX_VALUES} values>" in text
     assert len(text) < 20 * MAX_VALUES
     assert len(to_json(range(10**9))) == MAX_VALUES
+    assert len(to_json(dict.fromkeys(range(MAX_VALUES + 5)))) == MAX_VALUES
 
 
 def test_a_bad_part_harms_only_itself() -> None:
@@ -318,6 +327,13 @@ def test_strict_json_names_what_cannot_be_said(value: object, fault: str) -> Non
     with pytest.raises(InvalidArgument, match=rf"^payload: {fault}") as caught:
         strict_json(value, "payload")
     assert len(str(caught.value)) < 1100
+
+
+def test_strict_json_names_a_few_of_many() -> None:
+    """An error names the first twenty bad places, and is no longer for more."""
+    with pytest.raises(InvalidArgument) as caught:
+        strict_json([math.nan] * 5000, "payload")
+    assert str(caught.value).count("nan") == 20
 
 
 def test_strict_json_refuses_circles_and_towers() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from datetime import UTC, date, datetime, timedelta, timezone
 from typing import Any
 
@@ -45,6 +46,19 @@ def test_every_form_of_a_time(value: object, seconds: float) -> None:
     """Numbers, numeric strings, ISO 8601 and datetimes become Unix seconds; without an offset they are UTC."""
     assert to_timestamp(value) == seconds
     assert type(to_timestamp(value)) is float
+
+
+def test_the_time_zone_of_the_machine_does_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What has no offset is UTC on a machine of any time zone."""
+    monkeypatch.setenv("TZ", "America/Los_Angeles")
+    time.tzset()
+    try:
+        assert to_timestamp(datetime(2025, 9, 5, 12)) == NOON  # noqa: DTZ001
+        assert to_timestamp("2025-09-05T12:00:00") == NOON
+        assert to_datetime(NOON) == datetime(2025, 9, 5, 12, tzinfo=UTC)
+    finally:
+        monkeypatch.undo()
+        time.tzset()
 
 
 def test_nothing_stays_nothing() -> None:
