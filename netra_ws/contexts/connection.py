@@ -109,7 +109,9 @@ class Connection:
         thread_id: The current thread: where messages without ``thread_id`` go.
         reads: Whether it may read the stream; if not, positions pass without frames.
         older: Whether the client gets the older handshake (PROTOCOL §1).
+        offered: The thread of that handshake.
         explicit: Whether it said ``disconnect`` or was signed out, so that no grace is wanted.
+        quiet: Whether nothing but answers is said to it: an older client reads its handshake word by word.
         malformed: Malformed messages in a row.
         busy: Whether a command of it is being carried out right now.
     """
@@ -122,9 +124,11 @@ class Connection:
     clock: Callable[[], float]
     admitted_at: float = 0.0
     older: bool = False
+    offered: str | None = None
     reads: bool = True
     thread_id: str | None = None
     explicit: bool = False
+    quiet: bool = False
     malformed: int = 0
     closing: bool = False
     busy: bool = False
@@ -213,13 +217,19 @@ class Connection:
             told()
             return encode_reply(reply, self.clock(), incoming)
 
-        if barrier > self.cursor.seq:
+        if barrier > self.cursor.seq or (self.quiet and incoming is None):
             self.hold(barrier, make, incoming)
             return
         frame = make()
         if frame is not None:
             self._push(frame)
         self.wire.wake()
+
+    def end_quiet(self) -> None:
+        """Say from now on what there is, beginning with what was kept back."""
+        if self.quiet:
+            self.quiet = False
+            self.wire.wake()
 
     def hold(self, barrier: int, make: Callable[[], bytes | None], answers: Incoming | None = None) -> None:
         """Queue a frame that is made when the cursor has passed *barrier*."""
@@ -324,6 +334,7 @@ class Connection:
         def make() -> None:
             self.shut(code, reason)
 
+        self.end_quiet()
         self.hold(self.cursor.stream.visible, make)
 
     # Draining, by the wire.
@@ -333,7 +344,7 @@ class Connection:
         """Whether ``take`` has something, or would with a refill."""
         if self._control:
             return True
-        return not self.closing and (self.cursor.pending or self._due())
+        return not (self.closing or self.quiet) and (self.cursor.pending or self._due())
 
     def take(self, room: int) -> list[bytes]:
         """Return the next frames, together about *room* bytes.
@@ -343,7 +354,7 @@ class Connection:
         """
         frames = self._take_control()
         room -= sum(map(len, frames))
-        while room > 0 and not self.closing:
+        while room > 0 and not (self.closing or self.quiet):
             if self._due():
                 frame = heapq.heappop(self._held).make()
                 self._make_room()

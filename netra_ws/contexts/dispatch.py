@@ -67,6 +67,8 @@ class Turn:
         self.connection.malformed = 0
         command = incoming.command
         assert command is not None
+        if not isinstance(command, said.HandshakeAcknowledged):
+            self.connection.end_quiet()  # who asks for something wants to hear of it
         refusal = self._refusal(command)
         if refusal is not None:
             # Before anything is looked up, so it tells nothing; and not remembered: the next token may do it.
