@@ -207,13 +207,15 @@ async def test_a_ticket_in_the_older_words(server: StartServer) -> None:
 async def test_a_ticket_may_be_worth_less_than_its_token(server: StartServer) -> None:
     """Permissions in the body narrow what the ticket may do, and never widen it."""
     running = await server()
-    ticket = (await ask_ticket(running, {"permissions": ["read", "websocket", "job:*"]})).json()
-    async with raw(running) as client:
-        await client.open(upgrade(ticket["websocket_url"]))
-        assert (await client.ask("list_threads"))["type"] == "thread_list"
-        for needs_more in ("user_message", "kick"):
-            answer = await client.ask(needs_more, content="x", user_id="ada")
-            assert answer["code"] == "FORBIDDEN"
+    everything = ["chat", "read", "operator"]
+    for has, asked in ((everything, ["read", "websocket", "job:*"]), (["read"], everything), (["read"], None)):
+        ticket = (await ask_ticket(running, {"permissions": asked}, token(permissions=has))).json()
+        async with raw(running) as client:
+            await client.open(upgrade(ticket["websocket_url"]))
+            assert (await client.ask("list_threads"))["type"] == "thread_list"
+            for needs_more in ("user_message", "kick"):
+                answer = await client.ask(needs_more, content="x", user_id="ada")
+                assert answer["code"] == "FORBIDDEN"
 
 
 @pytest.mark.parametrize(

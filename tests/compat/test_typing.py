@@ -32,8 +32,9 @@ async def test_the_users_other_connections_see_it(saying: dict[str, Any], typing
         await client.ask("create_thread", thread_id="t")
         await tab.until("thread_created")
         fields = dict(saying)
-        answer = await client.ask(fields.pop("type"), **fields)
-        assert (answer["type"], answer["thread_id"]) == ("ack", "t")
+        await client.send(fields.pop("type"), id="c1", **fields)
+        answer = await client.receive()
+        assert (answer["type"], answer["reply_to"], answer["thread_id"]) == ("ack", "c1", "t"), "no notice of one's own"
         notice = await tab.receive()
         assert set(notice) == {"type", "user_id", "thread_id", "is_typing", "timestamp"}
         assert (notice["type"], notice["user_id"], notice["thread_id"]) == ("typing", "ada", "t")
