@@ -133,7 +133,7 @@ async def test_nothing_is_lost_by_keeping_it_back(server: StartServer) -> None:
         seqs = [event["seq"] for event in heard if "seq" in event]
         assert seqs == sorted(set(seqs))
         assert heard[-1]["seq"] == at_tab[-1]["seq"]
-        assert [e["type"] for e in heard if e["type"].startswith("agent_")][0] == "agent_started"
+        assert next(e["type"] for e in heard if e["type"].startswith("agent_")) == "agent_started"
 
 
 async def test_messages_before_the_acknowledgement_are_served(server: StartServer) -> None:
@@ -149,15 +149,18 @@ async def test_messages_before_the_acknowledgement_are_served(server: StartServe
 
 async def test_a_client_that_never_acknowledges_is_told_all_the_same(autojump_clock: MockClock) -> None:
     """Events are kept back for the time of a handshake at most: older clients that know none miss nothing."""
-    async with open_test_server({"talker": talker(3, 20)}) as server, server.connect("ada") as session:
-        async with server.raw() as client:
-            await client.open(upgrade(protocols=("jwt-auth", f"jwt.{server.token('ada')}")))
-            assert (await client.receive())["type"] == "handshake_response"
-            began = trio.current_time()
-            run = await session.start("go")
-            await run.result()
-            await client.until("agent_completed")
-            assert trio.current_time() - began == pytest.approx(10.0, abs=0.5)
+    async with (
+        open_test_server({"talker": talker(3, 20)}) as server,
+        server.connect("ada") as session,
+        server.raw() as client,
+    ):
+        await client.open(upgrade(protocols=("jwt-auth", f"jwt.{server.token('ada')}")))
+        assert (await client.receive())["type"] == "handshake_response"
+        began = trio.current_time()
+        run = await session.start("go")
+        await run.result()
+        await client.until("agent_completed")
+        assert trio.current_time() - began == pytest.approx(10.0, abs=0.5)
 
 
 @pytest.mark.parametrize("wrong", ["another", ""])
@@ -197,7 +200,8 @@ async def test_who_may_only_read_is_led_in_as_well(server: StartServer) -> None:
     """Without the permission to chat the offered thread is a name, and nothing is made."""
     async with older(await server(), permissions=["read"]) as client:
         offer = await client.receive()
-        assert (await client.ask("handshake_acknowledged", thread_id=offer["thread_id"]))["type"] == "handshake_complete"
+        answer = await client.ask("handshake_acknowledged", thread_id=offer["thread_id"])
+        assert answer["type"] == "handshake_complete"
         assert (await client.ask("list_threads"))["threads"] == []
 
 
@@ -209,7 +213,8 @@ async def test_a_user_with_all_their_threads_still_comes_in(server: StartServer)
             await client.receive()
     async with older(running) as client:
         offer = await client.receive()
-        assert (await client.ask("handshake_acknowledged", thread_id=offer["thread_id"]))["type"] == "handshake_complete"
+        answer = await client.ask("handshake_acknowledged", thread_id=offer["thread_id"])
+        assert answer["type"] == "handshake_complete"
         assert (await client.ask("user_message", content="x"))["code"] == "QUOTA_EXCEEDED"
         known = (await client.ask("list_threads"))["threads"][0]["thread_id"]
         assert (await client.ask("user_message", content="x", thread_id=known))["type"] == "ack"
