@@ -133,7 +133,7 @@ With these names::
     manager = create_websocket_manager(UserExecutionContext(user_id="ada", thread_id="t", run_id="r"))
     socket = Socket()
     connection = await manager.connect_to_job(socket, "build-7")
-    assert manager.room_manager.get_stats() == {"room_connections": {"build-7": [connection.user_id]}}
+    assert manager.room_manager.get_room_connections("build-7") == [connection.user_id]
     assert await manager.disconnect_from_job("build-7", socket)
 
 Natively::
