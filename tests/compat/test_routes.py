@@ -14,7 +14,9 @@ import pytest
 
 import netra_ws.wire.paths
 from netra_ws.errors import NetraError, Refused
+from netra_ws.identity import Identity
 from netra_ws.server import Server
+from netra_ws.wire.head import Head
 from netra_ws.wire.paths import OLDER_PATHS, SOCKET_PATHS, meant_by
 from tests.conftest import StartServer
 from tests.kit import Answer, connect, exchange, http, operator, raw, token, upgrade
@@ -238,6 +240,37 @@ async def test_no_ticket_for_a_wish_that_cannot_be_met(wish: object, code: str, 
     assert (await http(running, "/ws/stats")).json()["tickets_issued"] == 0
     assert (await http(running, "/websocket/ticket")).status == 405
     assert (await http(running, "/websocket/ticket", method="POST", body=b"{")).status == 401, "who asks comes first"
+
+
+async def test_scripts_ask_for_tickets_at_the_older_address_too(server: StartServer) -> None:
+    """What a browser asks first is answered as at our own address: allowed origins may, others may not."""
+    running = await server(origins__allowed=["https://app.example"])
+    statuses = {}
+    for origin in ("https://app.example", "https://evil.example"):
+        for path in ("/ws/ticket", "/websocket/ticket"):
+            asked = await http(running, path, method="OPTIONS", headers=[("origin", origin)])
+            given = await http(running, path, method="POST", headers=[("origin", origin)], bearer=token())
+            allowed = given.headers.get("access-control-allow-origin")
+            statuses[origin, path] = (asked.status, given.status, allowed)
+    assert statuses["https://app.example", "/websocket/ticket"] == (200, 200, "https://app.example")
+    assert statuses["https://evil.example", "/websocket/ticket"] == (403, 403, None)
+    assert len(set(statuses.values())) == 2, "the same at both addresses"
+
+
+async def test_a_program_with_a_rule_of_its_own(server: StartServer) -> None:
+    """Where no tokens are looked at the older words do not ask for one, and older sockets ask the rule, too."""
+
+    async def rule(head: Head) -> Identity:
+        if head.get(b"cookie") != b"session=ada":
+            raise Refused(401, "WHO", "Nobody knows you.")
+        return Identity("ada")
+
+    running = await server(authenticate=rule)
+    assert (await http(running, "/ws/isolated/config")).json()["websocket"]["authentication"] == "required"
+    assert (await exchange(running, upgrade("/ws/isolated"))).json()["code"] == "WHO"
+    async with raw(running) as client:
+        await client.open(upgrade("/ws/isolated", headers=[("cookie", "session=ada")]))
+        assert client.welcome["user_id"] == "ada"
 
 
 # What the older tests looked at instead of the addresses.
