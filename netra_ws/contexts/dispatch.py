@@ -61,14 +61,14 @@ class Turn:
     async def take(self) -> None:
         """Carry the command out and answer it, whatever happens."""
         incoming = self.incoming
+        if incoming.type_name != said.HandshakeAcknowledged.type:
+            self.connection.end_quiet()  # who says anything else wants to hear of it, or knows no handshake
         if incoming.error is not None:
             self._answer_malformed(incoming.error)
             return
         self.connection.malformed = 0
         command = incoming.command
         assert command is not None
-        if not isinstance(command, said.HandshakeAcknowledged):
-            self.connection.end_quiet()  # who asks for something wants to hear of it
         refusal = self._refusal(command)
         if refusal is not None:
             # Before anything is looked up, so it tells nothing; and not remembered: the next token may do it.

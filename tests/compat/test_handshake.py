@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -145,6 +146,21 @@ async def test_messages_before_the_acknowledgement_are_served(server: StartServe
         assert any(message.get("reply_to") == "c1" and message["type"] == "ack" for message in heard)
         answer = await client.ask("handshake_acknowledged", thread_id=offer["thread_id"])
         assert answer["type"] == "handshake_complete"
+
+
+@pytest.mark.parametrize("said", [{"type": "session_restore", "payload": {"threadId": "t"}}, {"type": "ping"}])
+async def test_a_page_that_knows_no_handshake_sees_everything_at_once(
+    said: dict[str, object], server: StartServer
+) -> None:
+    """Older pages come with the same offers and never acknowledge; they are told events from their first word on."""
+    running = await server()
+    async with connect(running) as tab, older(running) as client:
+        await client.receive()
+        await tab.ask("user_message", content="hello", agent="echo")
+        await tab.until("agent_completed")
+        await client.say(json.dumps(said))
+        assert (await client.receive())["type"] == ("pong" if said["type"] == "ping" else "error")
+        await client.until("agent_completed")
 
 
 async def test_a_client_that_never_acknowledges_is_told_all_the_same(autojump_clock: MockClock) -> None:
