@@ -123,7 +123,7 @@ WAITS: tuple[Wait, ...] = (
     Wait(
         what="an older client's word that it has read its handshake; events wait behind it",
         where=("wire/pump.py Socket._end_quiet",),
-        within_s=lambda s: s.wiring.handshake_s,
+        within_s=lambda s: pump.QUIET_S,
         ends="handshake_acknowledged, any other command, or the bound",
         shown="",
     ),

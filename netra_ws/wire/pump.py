@@ -58,6 +58,9 @@ PARSERS = 4
 #: Seconds for a closing handshake.
 CLOSE_S = 2.0
 
+#: Seconds for which an older client hears no events unless it says something: it acknowledges at once, or never.
+QUIET_S = 2.0
+
 PROTOCOL = "netra.v1"
 
 #: Close codes that are counted on their own: those of RFC 6455 and ours. All others count as 3000.
@@ -380,7 +383,7 @@ class Socket:
 
     async def _end_quiet(self, connection: Connection) -> None:
         """An older client that knows nothing of the handshake is not kept waiting for ever."""
-        await trio.sleep(self.wiring.handshake_s)
+        await trio.sleep(min(QUIET_S, self.wiring.handshake_s))
         connection.end_quiet()
 
     async def _pump(self, library: WebSocketConnection, connection: Connection) -> None:
