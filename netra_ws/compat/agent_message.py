@@ -1,0 +1,212 @@
+"""What a message for an agent is in the older system: its shape, its text, who says it, and what its run is told.
+
+What the protocol knows is read by the protocol's own reader; here stand only the older forms around it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from enum import Enum
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, TypeGuard
+
+import attrs
+import orjson
+
+from netra_ws.errors import ClientError, InvalidArgument
+from netra_ws.identity import Identity
+from netra_ws.protocol.codec import read_command
+from netra_ws.protocol.commands import FIELD_NAMES, Start, StartAgent
+from netra_ws.protocol.reading import MAX_DEPTH, deeper_than
+from netra_ws.protocol.values import read_id
+
+if TYPE_CHECKING:
+    from netra_ws.agents.run import Run
+
+#: The types that an agent handler takes.
+SUPPORTED = ("start_agent", "user_message", "chat")
+#: Under this name a run finds its ``RequestContext``; whatever a client has put there is not passed on.
+EXECUTION_CONTEXT = "execution_context"
+#: Fields that say nothing here: who speaks is decided by the caller, and ids of messages are of the older client's own.
+_IGNORED = frozenset({"id", "message_id", "user_id", "timestamp", "jsonrpc"})
+#: Where older clients put the text of a ``start_agent`` when it has none of its own.
+_INNER_TEXTS = ("query", "user_request")
+#: What else older payloads carry; the run finds it in the metadata of its context.
+_CARRIED = ("settings", "references", "metadata")
+
+
+@attrs.frozen
+class AgentMessage:
+    """An older message, in its outer form only.
+
+    Attributes:
+        type: As it was said; a word of ``SUPPORTED``, or anything else.
+        body: Its fields as the protocol's reader takes them.
+    """
+
+    type: object
+    body: Mapping[str, Any] = attrs.field(repr=False)
+
+    @property
+    def name(self) -> str:
+        """How the message is called when its user is told about it."""
+        return self.type if isinstance(self.type, str) and self.type in SUPPORTED else "the message"
+
+
+def type_of(value: object) -> object:
+    """Return a type by its name on the wire; one of an enum is that of its value."""
+    return value.value if isinstance(value, Enum) else value
+
+
+def read_shape(message: object) -> AgentMessage:
+    """Return the outer form of *message*: a mapping, flat or with ``payload``, or an object with both attributes.
+
+    Raises:
+        InvalidArgument: It is neither.
+    """
+    if isinstance(message, Mapping):
+        fields = dict(message)
+    elif hasattr(message, "type") and hasattr(message, "payload"):
+        fields = {name: getattr(message, name, None) for name in ("type", "payload", "thread_id")}
+    else:
+        text = f"expected a mapping, or an object with type and payload, got {type(message).__name__}"
+        raise InvalidArgument("message", text)
+    kind, payload = type_of(fields.get("type")), fields.get("payload")
+    body = {name: value for name, value in fields.items() if name not in _IGNORED and name != "payload"}
+    body["type"] = kind
+    if isinstance(payload, Mapping):
+        payload = {name: value for name, value in payload.items() if name not in _IGNORED}
+    if payload is not None:
+        body["payload"] = payload
+    return AgentMessage(kind, body)
+
+
+def read_fields(message: AgentMessage, most_bytes: int) -> tuple[Start, Mapping[str, Any]]:
+    """Return the command that *message* is, and what else it carries for the run.
+
+    Raises:
+        ClientError: ``UNKNOWN_TYPE``, ``EMPTY_MESSAGE``, or ``INVALID_MESSAGE`` with the bad fields: what its client
+            got wrong.
+    """
+    if not (isinstance(message.type, str) and message.type in SUPPORTED):
+        raise ClientError("UNKNOWN_TYPE", f"expected one of the types {', '.join(SUPPORTED)}")
+    if deeper_than(dict(message.body), MAX_DEPTH):
+        raise ClientError("INVALID_MESSAGE", f"nested more than {MAX_DEPTH} levels deep")
+    body = _with_inner_text(message.body) if message.type == StartAgent.type else message.body
+    try:
+        text = orjson.dumps(body)
+    except TypeError as exc:  # what other parsers of JSON let pass: half a surrogate pair, integers without an end
+        raise ClientError("INVALID_MESSAGE", f"JSON cannot say this: {exc}") from None
+    if len(text) > most_bytes:
+        raise ClientError("INVALID_MESSAGE", f"more than {most_bytes} bytes")
+    incoming = read_command(text)
+    if incoming.error is not None:
+        raise incoming.error
+    assert isinstance(incoming.command, Start)
+    return incoming.command, {name: incoming.body[name] for name in _CARRIED if incoming.body.get(name) is not None}
+
+
+def _with_inner_text(body: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return *body* with the text of its ``request``, a text or an object, where it has no other one."""
+    payload = body.get("payload")
+    fields = {**body, **payload} if isinstance(payload, Mapping) else body
+    names = FIELD_NAMES[StartAgent]["user_request"]
+    if any(_says(fields.get(name)) for name in names):
+        return body
+    request = fields.get("request")
+    texts = [request.get(name) for name in _INNER_TEXTS] if isinstance(request, Mapping) else [request]
+    found = next((text for text in texts if _says(text)), None)
+    if found is None:
+        return body
+    # The other names say nothing, or what is no text; nobody may say two things at once.
+    cleared = {name: value for name, value in fields.items() if name not in (*names, "payload")}
+    return {**cleared, "user_request": found}
+
+
+def _says(value: object) -> bool:
+    return isinstance(value, str) and bool(value.strip())
+
+
+def identity_of(user: object) -> Identity:
+    """Return who *user* is: a user's id, an ``Identity``, or a context or session that names one of them.
+
+    Raises:
+        InvalidArgument: Nobody; or the context has a thread whose id is none.
+    """
+    named = user
+    if not isinstance(named, str | Identity):
+        named = getattr(user, "identity", None)
+        named = named if isinstance(named, Identity) else getattr(user, "user_id", None)
+        thread_id = getattr(user, "thread_id", None)
+        if thread_id is not None and not is_id(thread_id):
+            raise InvalidArgument("user", "its thread_id: expected 1 to 128 of the characters A-Z a-z 0-9 _ . : -")
+    if isinstance(named, Identity):
+        return named
+    if not isinstance(named, str):
+        raise InvalidArgument("user", f"expected a user's id or context, got {type(user).__name__}")
+    try:
+        return Identity(named)
+    except ValueError as exc:
+        raise InvalidArgument("user", str(exc)) from None
+
+
+def is_id(value: object) -> TypeGuard[str]:
+    """Whether *value* can name a thread."""
+    try:
+        read_id(value)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+def _read_only(metadata: Mapping[str, Any]) -> Mapping[str, Any]:
+    return MappingProxyType(dict(metadata))
+
+
+@attrs.frozen(kw_only=True)
+class RequestContext:
+    """What one message's run belongs to; made for this message alone, and never changed.
+
+    Attributes:
+        request_id: Of this message only.
+        websocket_connection_id: The connection that said it, or None when it was not found.
+        db_session: The message's own session, or None; closed when the run has ended.
+        created_at: With its time zone, UTC.
+        metadata: ``message_type``; ``parent_request_id`` when the caller gave a context; ``settings``, ``references``
+            and ``metadata`` as the payload had them.
+    """
+
+    user_id: str
+    thread_id: str
+    run_id: str
+    request_id: str
+    websocket_connection_id: str | None = None
+    db_session: Any = attrs.field(default=None, repr=False, eq=False)
+    created_at: datetime = attrs.field(factory=lambda: datetime.now(UTC))
+    metadata: Mapping[str, Any] = attrs.field(factory=dict, converter=_read_only, repr=False)
+
+    @staticmethod
+    def of(run: Run) -> RequestContext:
+        """Return the context of the message that a run is carried out for.
+
+        Raises:
+            LookupError: The run was not started by an agent handler.
+        """
+        found = run.context.get(EXECUTION_CONTEXT)
+        if isinstance(found, RequestContext):
+            return found
+        raise LookupError(f"{run.run_id} was not started by an agent handler")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything that may be shown; of the session only whether there is one."""
+        return {
+            "user_id": self.user_id,
+            "thread_id": self.thread_id,
+            "run_id": self.run_id,
+            "request_id": self.request_id,
+            "websocket_connection_id": self.websocket_connection_id,
+            "created_at": self.created_at.isoformat(),
+            "metadata": dict(self.metadata),
+            "has_db_session": self.db_session is not None,
+        }
