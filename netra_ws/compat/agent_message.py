@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
 #: The types that an agent handler takes.
 SUPPORTED = ("start_agent", "user_message", "chat")
-#: Under this name a run finds its ``RequestContext``; whatever a client has put there is not passed on.
-EXECUTION_CONTEXT = "execution_context"
 #: Fields that say nothing here: who speaks is decided by the caller, and ids of messages are of the older client's own.
 _IGNORED = frozenset({"id", "message_id", "user_id", "timestamp", "jsonrpc"})
 #: Where older clients put the text of a ``start_agent`` when it has none of its own.
@@ -193,9 +191,8 @@ class RequestContext:
         Raises:
             LookupError: The run was not started by an agent handler.
         """
-        found = run.context.get(EXECUTION_CONTEXT)
-        if isinstance(found, RequestContext):
-            return found
+        if isinstance(run.context, SaidContext):
+            return run.context.request
         raise LookupError(f"{run.run_id} was not started by an agent handler")
 
     def to_dict(self) -> dict[str, Any]:
@@ -210,3 +207,11 @@ class RequestContext:
             "metadata": dict(self.metadata),
             "has_db_session": self.db_session is not None,
         }
+
+
+class SaidContext(dict[str, Any]):
+    """The ``context`` object of a message, with the request behind it: no name in it is reserved, nor can be forged."""
+
+    def __init__(self, said: Mapping[str, Any], request: RequestContext) -> None:
+        super().__init__(said)
+        self.request = request

@@ -28,7 +28,7 @@ from netra_ws.identity import Identity
 from netra_ws.protocol.commands import Start, StartAgent, UserMessage
 from netra_ws.server import Server
 
-from .agent_message import EXECUTION_CONTEXT, AgentMessage, RequestContext, is_id, read_fields
+from .agent_message import AgentMessage, RequestContext, SaidContext, is_id, read_fields
 
 logger = logging.getLogger(__name__)
 
@@ -265,7 +265,7 @@ class Turn:
             thread_id=request.thread_id,
             run_id=request.run_id,
             agent=command.agent or self.agent,
-            context={**(command.context or {}), EXECUTION_CONTEXT: request},
+            context=SaidContext(command.context or {}, request),
             on_busy=command.on_busy,
             on_disconnect="continue",  # nobody here sees whether the older client is still connected
             timeout_s=command.timeout_s,
