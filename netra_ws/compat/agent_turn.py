@@ -194,6 +194,8 @@ class Turn:
             self.context = context = held.context
             self._check_allowed(context)
             command, carried = read_fields(self.message, context.policy.max_message_bytes)
+            context.agent_named(command.agent or self.agent)  # nobody is asked for anything that cannot begin
+            context.check_store()
             seat = await find_seat(self.manager, self.websocket, context)
             async with self._session() as session:
                 request = self._request(command, carried, seat, session)
