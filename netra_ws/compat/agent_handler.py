@@ -188,7 +188,7 @@ class AgentMessageHandler:
         name, user_id = turn.message.name, turn.identity.user_id
         reason = f": {failure.text}" if isinstance(failure, ClientError) else ""
         if isinstance(failure, ClientError | RunFailed | ServerError):
-            logger.warning("%s of user %r failed: %s", name, user_id, failure)
+            logger.warning("%s of user %r failed: %s", name, user_id, str(failure))  # whose frames hold the request
         elif failure is not None:
             log_failure(logger, logging.ERROR, failure, "%s of user %r failed", name, user_id)
         text = f"Failed to process {name}{reason}. Please try again."
