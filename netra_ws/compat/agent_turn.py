@@ -10,7 +10,7 @@ import inspect
 import logging
 import math
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, nullcontext
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, nullcontext, suppress
 from functools import partial
 from typing import Any, Protocol
 
@@ -38,7 +38,7 @@ READ_S = 5.0
 MANAGER_S = 5.0
 #: Seconds that a program's session has to open, and again to close.
 SESSION_S = 10.0
-#: Seconds beyond ``finalise_s`` until a run that is being stopped has ended or is sealed.
+#: Seconds beyond its bounds until a run that is being stopped has ended, or is sealed.
 STOP_S = 1.0
 #: A run that ended for one of these reasons ended as its user wanted.
 WISHED = frozenset({"user", "interrupt", "rollback"})
@@ -253,8 +253,9 @@ class Turn:
             await run.settled.wait()
         except BaseException:
             context.stop(run, "disconnect")
-            with trio.CancelScope(shield=True, deadline=trio.current_time() + run.policy.finalise_s + STOP_S):
-                await run.settled.wait()
+            stop_s = 2 * run.policy.finalise_s + STOP_S  # those of the proof
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + stop_s), suppress(ClientError):
+                await proof_of_end(run)
             raise
         status = await proof_of_end(run)
         if status != "success":
