@@ -9,13 +9,14 @@ from typing import Any
 
 import attrs
 import trio
-from sqlalchemy import create_engine, text
+from sqlalchemy import create_engine, select
 from sqlalchemy.engine import Engine
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from netra_ws import AgentError, Run
 from netra_ws.compat.agent_message import RequestContext
 from netra_ws.protocol.codec import Heard
+from tests.kit import Client
 
 FIVE = ["agent_started", "agent_thinking", "tool_executing", "tool_completed", "agent_completed"]
 
@@ -126,6 +127,20 @@ class Board:
         self.notices.append((user_id, text))
 
 
+class Base(DeclarativeBase):
+    """The program's own tables."""
+
+
+class Note(Base):
+    """One note of a user."""
+
+    __tablename__ = "notes"
+
+    number: Mapped[int] = mapped_column(primary_key=True)
+    who: Mapped[str]
+    note: Mapped[str]
+
+
 @attrs.define(eq=False)
 class Database:
     """A program's own database: a table of notes, and sessions that are committed or rolled back.
@@ -146,8 +161,7 @@ class Database:
     def at(cls, url: str) -> Database:
         """Return the database at a URL, with an empty table."""
         engine = create_engine(url)
-        with engine.begin() as connection:
-            connection.execute(text("CREATE TABLE notes (who TEXT, note TEXT)"))
+        Base.metadata.create_all(engine)
         return cls(engine)
 
     @asynccontextmanager
@@ -171,8 +185,8 @@ class Database:
 
     def notes(self) -> list[tuple[str, str]]:
         """Return what is kept, in any order."""
-        with self.engine.begin() as connection:
-            return sorted((row[0], row[1]) for row in connection.execute(text("SELECT who, note FROM notes")))
+        with Session(self.engine) as session:
+            return sorted((kept.who, kept.note) for kept in session.scalars(select(Note)))
 
     def dispose(self) -> None:
         """Let every connection go."""
@@ -180,11 +194,11 @@ class Database:
 
 
 async def note(run: Run) -> str:
-    """Write a note in the session of the request, then fail where the text says so."""
-    request = RequestContext.of(run)
-    insert = text("INSERT INTO notes VALUES (:who, :note)")
-    session: Session = request.db_session
-    await trio.to_thread.run_sync(session.execute, insert, {"who": run.user_id, "note": run.text})
+    """Write a note in the session of the request, which keeps it when the run has ended; some texts fail or wait."""
+    session: Session = RequestContext.of(run).db_session
+    session.add(Note(who=run.user_id, note=run.text))
+    if run.text.startswith(("fail", "wait")):
+        await trio.to_thread.run_sync(session.flush)
     if run.text.startswith("wait"):
         await run.think("waiting")
         await trio.sleep_forever()
@@ -239,3 +253,9 @@ def types_of(events: Iterable[Heard], user_messages: bool = False) -> list[str]:
 def of_run(events: Iterable[Heard], run_id: str) -> list[Heard]:
     """Return the events of one run."""
     return [one for one in events if one.fields.get("run_id") == run_id]
+
+
+async def end_of(client: Client, run_id: str | None = None) -> list[dict[str, Any]]:
+    """Read up to the end of a run, of any one by default; return the events of runs."""
+    wanted = {} if run_id is None else {"run_id": run_id}
+    return [one for one in await client.until("agent_completed", **wanted) if one["type"] in FIVE]
