@@ -18,7 +18,6 @@ from netra_ws.errors import ClientError, InvalidArgument
 from netra_ws.identity import Identity
 from netra_ws.protocol.codec import read_command
 from netra_ws.protocol.commands import FIELD_NAMES, Start, StartAgent
-from netra_ws.protocol.reading import MAX_DEPTH, deeper_than
 from netra_ws.protocol.values import read_id
 
 if TYPE_CHECKING:
@@ -89,12 +88,10 @@ def read_fields(message: AgentMessage, most_bytes: int) -> tuple[Start, Mapping[
     """
     if not (isinstance(message.type, str) and message.type in SUPPORTED):
         raise ClientError("UNKNOWN_TYPE", f"expected one of the types {', '.join(SUPPORTED)}")
-    if deeper_than(dict(message.body), MAX_DEPTH):
-        raise ClientError("INVALID_MESSAGE", f"nested more than {MAX_DEPTH} levels deep")
     body = _with_inner_text(message.body) if message.type == StartAgent.type else message.body
     try:
         text = orjson.dumps(body)
-    except TypeError as exc:  # what other parsers of JSON let pass: half a surrogate pair, integers without an end
+    except TypeError as exc:  # what other parsers let pass: half a surrogate pair, huge integers, towers
         raise ClientError("INVALID_MESSAGE", f"JSON cannot say this: {exc}") from None
     if len(text) > most_bytes:
         raise ClientError("INVALID_MESSAGE", f"more than {most_bytes} bytes")
