@@ -42,7 +42,8 @@ async def test_each_type_goes_its_own_way(autojump_clock: None) -> None:
             ("chat", False, 1),
         ]
         assert not any(handler.can_handle(other) for other in ("ping", "", None, 5, ["chat"]))
-        assert not await handler.handle_message("ada", None, {"type": "ping", "payload": {"content": "x"}})
+        for other in ("ping", "execute_agent", 5):
+            assert not await handler.handle_message("ada", None, {"type": other, "payload": {"content": "x"}})
         assert not await handler.handle_message("ada", None, {"content": "no type"})
         assert len(heard) == 3
 
@@ -122,7 +123,8 @@ async def test_without_a_manager_the_socket_or_the_connections_are_told(autojump
         async with server.connect_raw("ada") as ada, server.connect_raw("bob") as bob:
             assert not await handler.handle_message("ada", None, said("x", agent="nobody"))
             assert (await ada.receive())["code"] == "UNKNOWN_AGENT"
-            assert (await bob.ask("ping"))["type"] == "pong"  # and nothing before it
+            await bob.send("ping")
+            assert (await bob.receive())["type"] == "pong"  # and nothing before it
             (native,) = next(iter(server.server.registry)).connections.values()
             assert native.identity.user_id == "ada"
             assert await handler.handle_message("ada", native, said("x", thread_id="t1"))
