@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .agent import Agent
     from .asyncio_thread import AsyncioThread
     from .inputs import Inputs
+    from .job import Job
     from .llm.endpoint import ModelEndpoint
     from .run import Run
     from .tools import Tool
@@ -97,6 +98,14 @@ class Host(Protocol):
 
         Raises:
             ClientError: ``UNKNOWN_AGENT``.
+        """
+        ...
+
+    def job(self, job_id: str, run: Run) -> Job:
+        """Return a job for the hands of a run.
+
+        Raises:
+            InvalidArgument: *job_id* is none.
         """
         ...
 

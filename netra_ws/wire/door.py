@@ -14,7 +14,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
-import re
 import secrets
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -29,7 +28,7 @@ from netra_ws.access import AddressTable, Proxies, choose_subprotocol, is_older_
 from netra_ws.contexts.registry import Owner
 from netra_ws.errors import Refused, StoreError
 from netra_ws.identity import Identity
-from netra_ws.protocol.values import MAX_SEQ, read_id
+from netra_ws.protocol.values import read_id, read_position, split_position
 
 from .arrival import Arrival
 from .certificates import Certificates
@@ -65,7 +64,6 @@ _OUT_OF_ROOM = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUF
 #: The address of a client that has reset its connection already.
 _GONE = "?"
 #: A position in an address; its seq may be larger than any that JSON can say, then it is the largest.
-RESUME = re.compile(r"[^:]{1,64}:[0-9]{1,19}")
 
 Page = Callable[[Head, bytes], Awaitable[Reply]]
 #: Who sent a head; leaving the block without an error says that they have their seat.
@@ -332,10 +330,10 @@ class Door:
 def _read_resume(value: str | None) -> tuple[str, int] | None:
     if value is None:
         return None
-    if not RESUME.fullmatch(value):
-        raise Refused(400, "BAD_REQUEST", "resume is not <epoch>:<seq>.")
-    epoch, _, seq = value.partition(":")
-    return epoch, min(int(seq), MAX_SEQ)
+    try:
+        return split_position(read_position(value))
+    except (TypeError, ValueError):
+        raise Refused(400, "BAD_REQUEST", "resume is not <epoch>:<seq>.") from None
 
 
 def _read_thread(value: str | None) -> str | None:

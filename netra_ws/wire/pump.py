@@ -19,7 +19,6 @@ from wsproto.utilities import LocalProtocolError, RemoteProtocolError
 
 from netra_ws.access import ping_budget
 from netra_ws.agents.request import new_id
-from netra_ws.contexts.commands import set_position
 from netra_ws.contexts.connection import Connection
 from netra_ws.contexts.context import UserContext
 from netra_ws.contexts.dispatch import dispatch
@@ -342,7 +341,7 @@ class Socket:
         if resume is not None and connection.reads:
             reason = stream.judge(*resume)
             self.wiring.counts.replays[reason or "complete"] += 1
-            set_position(connection, *resume)
+            connection.lane.go_on_behind(*resume)
 
     async def _open_older_thread(self, connection: Connection) -> None:
         """Make the thread that an older client is offered; its event comes before the welcome, so not to it."""
@@ -358,7 +357,7 @@ class Socket:
             return
         connection.thread_id = thread.thread_id
         await context.stream.wait_visible(seq)
-        connection.jump()
+        connection.lane.jump()
 
     def _older_handshake(self, connection: Connection, thread_id: str) -> None:
         connection.tell(
