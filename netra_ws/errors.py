@@ -18,6 +18,10 @@
     ├── RunClosed            an agent goes on after its run has ended or was sealed
     ├── WrongThread          a run was used outside the server's Trio thread
     ├── InvalidArgument      a program called one of our functions with what it does not take
+    │   ├── InvalidContextError    a context of the older surface names no user, thread or run
+    │   └── ContextIsolationError  something of one user was to reach another
+    ├── LimitReached         a program asks for one more than there may be
+    ├── ManagerClosed        a manager of the older surface is used before or after its life
     ├── ServerError          ours; logged, the client is told ``INTERNAL``
     │   ├── StoreError       the store failed or went away
     │   ├── StoreLeased      another process has the store
@@ -255,6 +259,32 @@ class InvalidArgument(NetraError, ValueError):
     def __init__(self, argument: str, text: str) -> None:
         super().__init__(f"{argument}: {text}")
         self.argument = argument
+
+
+class InvalidContextError(InvalidArgument):
+    """A ``compat.UserExecutionContext`` was to be made of what does not name a user, a thread or a run."""
+
+
+class ContextIsolationError(InvalidArgument):
+    """Something of one user was to reach what belongs to another; nothing was stored or sent."""
+
+
+class LimitReached(NetraError, RuntimeError):
+    """A program asks for one more of something than there may be; nothing was made or changed.
+
+    Attributes:
+        what: What there would be too many of, such as ``managers of this user``.
+        most: How many there may be.
+    """
+
+    def __init__(self, what: str, most: int) -> None:
+        super().__init__(f"{what}: the maximum of {most} is reached; close or remove some first")
+        self.what = what
+        self.most = most
+
+
+class ManagerClosed(NetraError, RuntimeError):
+    """A manager of ``netra_ws.compat`` is used after its end, or for what it does only inside ``async with``."""
 
 
 class ServerError(NetraError):
