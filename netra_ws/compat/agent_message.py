@@ -6,9 +6,7 @@ What the protocol knows is read by the protocol's own reader; here stand only th
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from enum import Enum
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 import attrs
@@ -19,6 +17,8 @@ from netra_ws.identity import Identity
 from netra_ws.protocol.codec import read_command
 from netra_ws.protocol.commands import FIELD_NAMES, Start, StartAgent
 from netra_ws.protocol.values import read_id
+
+from .context import UserExecutionContext
 
 if TYPE_CHECKING:
     from netra_ws.agents.run import Run
@@ -155,31 +155,22 @@ def is_id(value: object) -> TypeGuard[str]:
     return True
 
 
-def _read_only(metadata: Mapping[str, Any]) -> Mapping[str, Any]:
-    return MappingProxyType(dict(metadata))
-
-
-@attrs.frozen(kw_only=True)
-class RequestContext:
+@attrs.frozen(kw_only=True, repr=False)
+class RequestContext(UserExecutionContext):
     """What one message's run belongs to; made for this message alone, and never changed.
 
+    Its ids are those that the server knows: a thread may be called ``test``, which stands for a forgotten id elsewhere.
+
     Attributes:
-        request_id: Of this message only.
+        request_id: Of this message only; that of a context which the caller gave is ``parent_request_id``.
         websocket_connection_id: The connection that said it, or None when it was not found.
         db_session: The message's own session, or None; closed when the run has ended.
-        created_at: With its time zone, UTC.
-        metadata: ``message_type``; ``parent_request_id`` when the caller gave a context; ``settings``, ``references``
-            and ``metadata`` as the payload had them.
+        metadata: ``message_type``, and ``settings``, ``references`` and ``metadata`` as the payload had them.
     """
 
     user_id: str
     thread_id: str
     run_id: str
-    request_id: str
-    websocket_connection_id: str | None = None
-    db_session: Any = attrs.field(default=None, repr=False, eq=False)
-    created_at: datetime = attrs.field(factory=lambda: datetime.now(UTC))
-    metadata: Mapping[str, Any] = attrs.field(factory=dict, converter=_read_only, repr=False)
 
     @staticmethod
     def of(run: Run) -> RequestContext:
@@ -191,19 +182,6 @@ class RequestContext:
         if isinstance(run.context, SaidContext):
             return run.context.request
         raise LookupError(f"{run.run_id} was not started by an agent handler")
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return everything that may be shown; of the session only whether there is one."""
-        return {
-            "user_id": self.user_id,
-            "thread_id": self.thread_id,
-            "run_id": self.run_id,
-            "request_id": self.request_id,
-            "websocket_connection_id": self.websocket_connection_id,
-            "created_at": self.created_at.isoformat(),
-            "metadata": dict(self.metadata),
-            "has_db_session": self.db_session is not None,
-        }
 
 
 class SaidContext(dict[str, Any]):

@@ -224,7 +224,6 @@ class Turn:
     def _request(self, command: Start, carried: Any, seat: Seat, session: Any) -> RequestContext:
         caller = self.caller
         own, parent = getattr(caller, "thread_id", None), getattr(caller, "request_id", None)
-        parents = {"parent_request_id": parent} if isinstance(parent, str) else {}
         asked = command.run_id if isinstance(command, StartAgent) else None
         return RequestContext(
             user_id=self.identity.user_id,
@@ -233,7 +232,8 @@ class Turn:
             request_id=new_id("request"),
             websocket_connection_id=seat.connection_id,
             db_session=session if self.waits else None,
-            metadata={**carried, **parents, "message_type": self.message.type},
+            metadata={**carried, "message_type": self.message.type},
+            parent_request_id=parent if isinstance(parent, str) else None,
         )
 
     async def _carry_out(self, context: UserContext, command: Start, request: RequestContext) -> None:

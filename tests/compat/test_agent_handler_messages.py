@@ -242,7 +242,7 @@ async def test_a_request_context_is_made_from_the_callers(autojump_clock: None) 
         assert await handler.handle_message(caller, None, said("two", thread_id="t2"))
         first, second = witness.seen
         assert (first.user_id, first.thread_id, second.thread_id) == ("ada", "t1", "t2")
-        assert first.metadata["parent_request_id"] == "q1"
+        assert first.parent_request_id == "q1"
         assert len({caller.run_id, first.run_id, second.run_id}) == 3
         assert len({caller.request_id, first.request_id, second.request_id}) == 3
         with pytest.raises(attrs.exceptions.FrozenInstanceError):
