@@ -177,7 +177,8 @@ class RequestContext(UserExecutionContext):
         """Return the context of the message that a run is carried out for.
 
         Raises:
-            LookupError: The run was not started by an agent handler.
+            LookupError: The run was not started by an agent handler; nor was one that begins with what was steered
+                into another and not read there.
         """
         if isinstance(run.context, SaidContext):
             return run.context.request

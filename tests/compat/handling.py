@@ -69,7 +69,7 @@ class Witness:
                 await self.let_go.wait()
             return run.text
         finally:
-            self.ended.append(run.text)
+            self.ended.extend([run.text, *run.steered()])
 
     async def until(self, waiting: int) -> None:
         """Wait until so many of its runs wait."""

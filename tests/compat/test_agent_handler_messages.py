@@ -129,6 +129,11 @@ async def test_without_a_manager_the_socket_or_the_connections_are_told(autojump
             assert native.identity.user_id == "ada"
             assert await handler.handle_message("ada", native, said("x", thread_id="t1"))
             assert native.thread_id == "t1"
+            async with server.connect_raw("ada", link="ada-2") as second:
+                assert not await handler.handle_message("ada", native, said(""))
+                assert (await ada.until("error"))[-1]["code"] == "EMPTY_MESSAGE"
+                await second.send("ping")
+                assert (await second.receive())["type"] == "pong"  # the message was another connection's
 
 
 @pytest.mark.parametrize(

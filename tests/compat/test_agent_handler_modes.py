@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
+import pytest
 import trio
 
 from netra_ws import Identity, Run
@@ -68,9 +71,9 @@ async def test_a_busy_thread(autojump_clock: None) -> None:
             with trio.move_on_after(1.0):
                 await send("never", "enqueue")
             await send("instead", "interrupt")
-            assert witness.ended == ["wait first", "instead"]
+            assert witness.ended == ["wait first", "steered", "instead"]
         assert done == {"steered": True, "wait first": True, "instead": True, "queued": True}
-        assert witness.ended == ["wait first", "instead", "queued"]
+        assert witness.ended == ["wait first", "steered", "instead", "queued"]
         assert handler.get_stats()["errors"] == 1  # the one that was cancelled in the queue
         heard = await server.recorded("ada")
         assert [one.type for one in heard].count("agent_started") == [one.type for one in heard].count(
@@ -143,3 +146,39 @@ async def test_a_server_that_stops(autojump_clock: None) -> None:
         assert "about to stop" in board.notices[-1][1]
         assert (len(board.notices), spans.open) == (2, 0)
     assert not await handler.handle_message("ada", None, said())
+    assert not await AgentMessageHandler(server.server).handle_message("ada", None, said())
+
+
+async def test_a_run_that_cannot_be_stopped(autojump_clock: None) -> None:
+    """Cancelling a message whose agent does not stop takes no longer than the bounds of a stop; the session closes."""
+    spans = Spans()
+
+    async def deaf(run: Run) -> None:
+        with trio.CancelScope(shield=True):
+            await trio.sleep(1000.0)
+
+    async with open_test_server({"deaf": deaf}, {"timing.finalise_s": 2.0}) as server:
+        handler = AgentMessageHandler(server.server, sessions=spans.session)
+        with trio.move_on_after(1.0) as scope:
+            await handler.handle_message("ada", None, said())
+        assert scope.cancelled_caught
+        assert 3.0 <= trio.current_time() <= 6.0
+        assert (spans.opened, spans.open) == (1, 0)
+        last = (await server.recorded("ada"))[-1].fields
+        assert (last["type"], last["error"]["code"]) == ("agent_completed", "CANCEL_TIMEOUT")
+
+
+async def test_a_notice_may_not_swallow_what_goes_on(autojump_clock: None) -> None:
+    """The end of memory goes on from a notice, too; a program without sessions of its own may say so by None."""
+    board = Board(ill={"send_error": MemoryError()})
+    witness = Witness()
+    async with open_test_server({"witness": witness}) as server:
+        handler = AgentMessageHandler(server.server, manager=board, sessions=nullcontext)
+        with pytest.raises(MemoryError):
+            await handler.handle_message("ada", None, said(""))
+        async with trio.open_nursery() as nursery:
+            for _ in range(2):
+                nursery.start_soon(handler.handle_message, "ada", None, said("wait"))
+            await witness.until(2)
+            witness.let_go.set()
+        assert [request.db_session for request in witness.seen] == [None, None]
