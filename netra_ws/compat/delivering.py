@@ -150,8 +150,7 @@ class Delivering(Holding):
                 try:
                     kind = await put_in_turn(line, kept.recovered, self.policy.send_timeout_s)
                 except BaseException:
-                    if line.cut:
-                        self._fail(line, FailureKind.TIMEOUT)
+                    self._fail(line, FailureKind.TIMEOUT)
                     raise
                 finally:
                     kept.sending = False

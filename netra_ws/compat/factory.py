@@ -117,10 +117,8 @@ class WebSocketManagerFactory:
                 raise LimitReached(what, most)
 
     def _used(self, key: tuple[str, str]) -> None:
-        made = self._made.get(key)
-        if made is not None:
-            made.used_at = self.clock()
-            self._made.move_to_end(key)
+        self._made[key].used_at = self.clock()
+        self._made.move_to_end(key)
 
     def _forget(self, key: tuple[str, str]) -> None:
         made = self._made.pop(key)

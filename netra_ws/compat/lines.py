@@ -125,9 +125,6 @@ class ThreadOwners:
     most: int
     _owners: OrderedDict[str, str] = attrs.field(factory=OrderedDict)
 
-    def __len__(self) -> int:
-        return len(self._owners)
-
     def claim(self, thread_id: str, user_id: str) -> bool:
         """Note that a user is in a thread; return whether it is theirs."""
         owner = self._owners.setdefault(thread_id, user_id)

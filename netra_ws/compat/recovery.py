@@ -85,28 +85,24 @@ class Undelivered:
         self._queues.move_to_end(user_id)
         queue.waiting.append(kept)
         self.size += message.size
-        if len(queue.waiting) > self.policy.max_undelivered:
+        if len(queue.waiting) > self.policy.max_undelivered + queue.waiting[0].sending:
             self._drop_oldest(queue)
-        while len(self._queues) > self.policy.max_undelivered_users and self._drop_user(but=user_id):
-            pass
+        if len(self._queues) > self.policy.max_undelivered_users:
+            self._drop_user(but=user_id)
         while self.size > self.policy.max_undelivered_bytes:
-            if not self._drop_user(but=user_id) and not self._drop_oldest(queue):
-                break
+            if not self._drop_user(but=user_id):
+                self._drop_oldest(queue)  # there is one, at least the new message
         return kept
 
     def take(self, queue: Queue, kept: Kept) -> None:
-        """Take a message out; nothing happens when it is out already."""
-        if kept in queue.waiting:
-            queue.waiting.remove(kept)
-            self.size -= kept.message.size
+        """Take a message out."""
+        queue.waiting.remove(kept)
+        self.size -= kept.message.size
 
-    def _drop_oldest(self, queue: Queue) -> bool:
-        oldest = next((kept for kept in queue.waiting if not kept.sending), None)
-        if oldest is None:
-            return False
-        self.take(queue, oldest)
+    def _drop_oldest(self, queue: Queue) -> None:
+        # What is on its way is as good as gone.
+        self.take(queue, next(kept for kept in queue.waiting if not kept.sending))
         self.dropped += 1
-        return True
 
     def _drop_user(self, but: str) -> bool:
         found = next((user_id for user_id, queue in self._queues.items() if user_id != but and not queue.busy), None)

@@ -33,7 +33,6 @@ async def put_in_turn(line: Line, message: Encoded, timeout_s: float) -> Failure
 
     *Cancellation:* as ``put``.
     """
-    line.cut = True
     try:
         with trio.fail_after(timeout_s):
             await _put(line.connection.websocket, message)
@@ -42,7 +41,9 @@ async def put_in_turn(line: Line, message: Encoded, timeout_s: float) -> Failure
         kind = kind_of(exc)
         logger.info("a socket took no message connection=%s kind=%s: %r", line.connection.connection_id, kind, exc)
         return kind
-    line.cut = False
+    except BaseException:
+        line.cut = True
+        raise
     return None
 
 

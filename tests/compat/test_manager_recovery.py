@@ -56,6 +56,10 @@ async def test_users_that_wait_are_bounded() -> None:
     for number in range(10):
         await small.send_to_user("ada", {"type": "m", "data": "x" * 80, "n": number})
     assert [kept["n"] for kept in small.get_undelivered("ada")] == [8, 9]
+    for _ in range(2):
+        await small.send_to_user("bob", {"type": "m", "data": "x" * 80})
+    assert small.get_undelivered("ada") == []
+    assert len(small.get_undelivered("bob")) == 2
 
 
 async def test_what_waits_can_be_looked_at() -> None:
@@ -256,3 +260,27 @@ async def test_waiting_before_sending(autojump_clock: trio.testing.MockClock) ->
         assert await manager.send_to_user_with_wait("ada", {"type": "m"})
     assert socket.got == [{"type": "m"}]
     assert not await manager.send_to_user_with_wait("bob", {"type": "m"})
+
+
+async def test_the_newest_is_kept_while_an_older_one_is_on_its_way(autojump_clock: trio.testing.MockClock) -> None:
+    """What is being sent again counts no more towards the bound: the new message behind it is not dropped for it."""
+    manager = UnifiedWebSocketManager(ManagerPolicy(max_undelivered=1))
+    await away(manager, "ada", 1)
+
+    class Fails(JsonSocket):
+        async def send_json(self, message: dict[str, Any]) -> None:
+            await trio.sleep(1.0)
+            raise ConnectionResetError
+
+    good = JsonSocket()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(manager.connect_user, "ada", JsonSocket(takes_s=2.0))
+        await trio.sleep(0.5)
+        nursery.start_soon(manager.connect_user, "ada", Fails())
+        await trio.sleep(0.1)
+        for one in manager.connections_of("ada"):
+            await manager.remove_connection(one.connection_id)
+        await away(manager, "ada", 1, first=1)
+    await manager.connect_user("ada", good)
+    assert good.types == ["m1"]
+    assert manager.get_error_statistics()["dropped_messages"] == 0

@@ -192,6 +192,20 @@ async def test_nothing_follows_half_a_message(autojump_clock: trio.testing.MockC
     assert manager.is_connection_active("bob")
 
 
+async def test_who_only_waits_hurts_nobody(autojump_clock: trio.testing.MockClock) -> None:
+    """A call that is cancelled while it waits for its turn leaves the connection, and the message before it, alone."""
+    manager = UnifiedWebSocketManager()
+    socket = JsonSocket(takes_s=1.0)
+    await manager.connect_user("ada", socket)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(manager.send_to_user, "ada", {"type": "first"})
+        await trio.sleep(0.1)
+        with trio.move_on_after(0.5):
+            await manager.send_to_user("ada", {"type": "second"})
+    assert socket.types == ["first"]
+    assert manager.is_connection_active("ada")
+
+
 async def test_an_unknown_user_is_no_error() -> None:
     """A message for somebody who is not there is not sent, says so, and waits."""
     manager, (socket,) = await with_users("ada")
