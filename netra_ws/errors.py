@@ -14,6 +14,7 @@
     │   ├── InputDeclined    the user does not answer an ``ask``, or not in time
     │   ├── DelegateFailed   a sub-run did not end with success
     │   └── ModelError       a model's endpoint is away, refuses, or answers nonsense
+    ├── RunFailed            a message was taken, and its run did not end with success
     ├── RunClosed            an agent goes on after its run has ended or was sealed
     ├── WrongThread          a run was used outside the server's Trio thread
     ├── InvalidArgument      a program called one of our functions with what it does not take
@@ -225,6 +226,23 @@ class ModelError(AgentError):
 
 class RunClosed(NetraError):
     """The run has ended or was sealed: nothing can be said in its name any more."""
+
+
+class RunFailed(NetraError):
+    """A program's message was taken, and its run ended otherwise than with success; the user has heard its end.
+
+    Attributes:
+        run_id: Which run.
+        status: Its final status: ``error``, ``cancelled`` or ``timeout``.
+        cancelled_by: Who ended it, or None.
+    """
+
+    def __init__(self, run_id: str, status: str, cancelled_by: str | None = None) -> None:
+        by = "" if cancelled_by is None else f" by {cancelled_by}"
+        super().__init__(f"{run_id} ended with {status}{by}")
+        self.run_id = run_id
+        self.status = status
+        self.cancelled_by = cancelled_by
 
 
 class WrongThread(NetraError):
