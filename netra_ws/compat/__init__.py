@@ -288,3 +288,171 @@ What has none, because what it bounded is gone or is bounded otherwise::
     typing that expires after 5 s                  the client's own: a notice is not kept
     5 managers a user, 1,800 s without use         of WebSocketManagerFactory alone; contexts end with their user
 """
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from netra_ws.errors import ContextIsolationError as ContextIsolationError
+    from netra_ws.errors import InvalidContextError as InvalidContextError
+    from netra_ws.errors import LimitReached as LimitReached
+    from netra_ws.errors import ManagerClosed as ManagerClosed
+
+    from .agent_handler import AgentMessageHandler as AgentMessageHandler
+    from .connection import WebSocketConnection as WebSocketConnection
+    from .context import UserExecutionContext as UserExecutionContext
+    from .cors import WebSocketCORSHandler as WebSocketCORSHandler
+    from .cors import get_websocket_cors_handler as get_websocket_cors_handler
+    from .cors import validate_websocket_origin as validate_websocket_origin
+    from .factory import WebSocketManagerFactory as WebSocketManagerFactory
+    from .factory import create_websocket_manager as create_websocket_manager
+    from .factory import get_factory_stats as get_factory_stats
+    from .factory import get_websocket_manager as get_websocket_manager
+    from .failures import FailureKind as FailureKind
+    from .headers import extract_origin as extract_origin
+    from .jsonrpc import JsonRpcMessage as JsonRpcMessage
+    from .jsonrpc import is_jsonrpc as is_jsonrpc
+    from .jsonrpc import make_error as make_error
+    from .jsonrpc import make_notification as make_notification
+    from .jsonrpc import make_request as make_request
+    from .jsonrpc import make_result as make_result
+    from .jsonrpc import read_jsonrpc as read_jsonrpc
+    from .manager import UnifiedWebSocketManager as UnifiedWebSocketManager
+    from .manager import WebSocketManager as WebSocketManager
+    from .manager import WebSocketManagerProtocol as WebSocketManagerProtocol
+    from .messages import LEGACY_MESSAGE_TYPE_MAP as LEGACY_MESSAGE_TYPE_MAP
+    from .messages import BroadcastMessage as BroadcastMessage
+    from .messages import ErrorMessage as ErrorMessage
+    from .messages import MessageType as MessageType
+    from .messages import ServerMessage as ServerMessage
+    from .messages import WebSocketMessage as WebSocketMessage
+    from .messages import create_error_message as create_error_message
+    from .messages import create_server_message as create_server_message
+    from .messages import create_standard_message as create_standard_message
+    from .messages import get_frontend_message_type as get_frontend_message_type
+    from .messages import is_valid_message as is_valid_message
+    from .messages import normalize_message_type as normalize_message_type
+    from .messages import validate_message as validate_message
+    from .middleware import WebSocketCORSMiddleware as WebSocketCORSMiddleware
+    from .policy import ManagerPolicy as ManagerPolicy
+    from .registry import RegistryCompat as RegistryCompat
+    from .serialising import _serialize_message_safely as _serialize_message_safely
+    from .serialising import serialize_message_safely as serialize_message_safely
+    from .timestamps import to_datetime as to_datetime
+    from .timestamps import to_timestamp as to_timestamp
+
+__all__ = [
+    "LEGACY_MESSAGE_TYPE_MAP",
+    "AgentMessageHandler",
+    "BroadcastMessage",
+    "ContextIsolationError",
+    "ErrorMessage",
+    "FailureKind",
+    "InvalidContextError",
+    "JsonRpcMessage",
+    "LimitReached",
+    "ManagerClosed",
+    "ManagerPolicy",
+    "MessageType",
+    "RegistryCompat",
+    "ServerMessage",
+    "UnifiedWebSocketManager",
+    "UserExecutionContext",
+    "WebSocketCORSHandler",
+    "WebSocketCORSMiddleware",
+    "WebSocketConnection",
+    "WebSocketManager",
+    "WebSocketManagerFactory",
+    "WebSocketManagerProtocol",
+    "WebSocketMessage",
+    "_serialize_message_safely",
+    "create_error_message",
+    "create_server_message",
+    "create_standard_message",
+    "create_websocket_manager",
+    "extract_origin",
+    "get_factory_stats",
+    "get_frontend_message_type",
+    "get_websocket_cors_handler",
+    "get_websocket_manager",
+    "is_jsonrpc",
+    "is_valid_message",
+    "make_error",
+    "make_notification",
+    "make_request",
+    "make_result",
+    "normalize_message_type",
+    "read_jsonrpc",
+    "serialize_message_safely",
+    "to_datetime",
+    "to_timestamp",
+    "validate_message",
+    "validate_websocket_origin",
+]
+
+#: Name → the module that has it; the same as the imports above, for the running program.
+_HOMES: Mapping[str, str] = {
+    "AgentMessageHandler": "netra_ws.compat.agent_handler",
+    "BroadcastMessage": "netra_ws.compat.messages",
+    "ContextIsolationError": "netra_ws.errors",
+    "ErrorMessage": "netra_ws.compat.messages",
+    "FailureKind": "netra_ws.compat.failures",
+    "InvalidContextError": "netra_ws.errors",
+    "JsonRpcMessage": "netra_ws.compat.jsonrpc",
+    "LEGACY_MESSAGE_TYPE_MAP": "netra_ws.compat.messages",
+    "LimitReached": "netra_ws.errors",
+    "ManagerClosed": "netra_ws.errors",
+    "ManagerPolicy": "netra_ws.compat.policy",
+    "MessageType": "netra_ws.compat.messages",
+    "RegistryCompat": "netra_ws.compat.registry",
+    "ServerMessage": "netra_ws.compat.messages",
+    "UnifiedWebSocketManager": "netra_ws.compat.manager",
+    "UserExecutionContext": "netra_ws.compat.context",
+    "WebSocketCORSHandler": "netra_ws.compat.cors",
+    "WebSocketCORSMiddleware": "netra_ws.compat.middleware",
+    "WebSocketConnection": "netra_ws.compat.connection",
+    "WebSocketManager": "netra_ws.compat.manager",
+    "WebSocketManagerFactory": "netra_ws.compat.factory",
+    "WebSocketManagerProtocol": "netra_ws.compat.manager",
+    "WebSocketMessage": "netra_ws.compat.messages",
+    "_serialize_message_safely": "netra_ws.compat.serialising",
+    "create_error_message": "netra_ws.compat.messages",
+    "create_server_message": "netra_ws.compat.messages",
+    "create_standard_message": "netra_ws.compat.messages",
+    "create_websocket_manager": "netra_ws.compat.factory",
+    "extract_origin": "netra_ws.compat.headers",
+    "get_factory_stats": "netra_ws.compat.factory",
+    "get_frontend_message_type": "netra_ws.compat.messages",
+    "get_websocket_cors_handler": "netra_ws.compat.cors",
+    "get_websocket_manager": "netra_ws.compat.factory",
+    "is_jsonrpc": "netra_ws.compat.jsonrpc",
+    "is_valid_message": "netra_ws.compat.messages",
+    "make_error": "netra_ws.compat.jsonrpc",
+    "make_notification": "netra_ws.compat.jsonrpc",
+    "make_request": "netra_ws.compat.jsonrpc",
+    "make_result": "netra_ws.compat.jsonrpc",
+    "normalize_message_type": "netra_ws.compat.messages",
+    "read_jsonrpc": "netra_ws.compat.jsonrpc",
+    "serialize_message_safely": "netra_ws.compat.serialising",
+    "to_datetime": "netra_ws.compat.timestamps",
+    "to_timestamp": "netra_ws.compat.timestamps",
+    "validate_message": "netra_ws.compat.messages",
+    "validate_websocket_origin": "netra_ws.compat.cors",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Load a name at its first use (PEP 562)."""
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(home), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
