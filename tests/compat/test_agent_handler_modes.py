@@ -71,14 +71,12 @@ async def test_a_busy_thread(autojump_clock: None) -> None:
             with trio.move_on_after(1.0):
                 await send("never", "enqueue")
             await send("instead", "interrupt")
-            assert witness.ended == ["wait first", "steered", "instead"]
+            assert witness.ended[:3] == ["wait first", "steered", "instead"]
         assert done == {"steered": True, "wait first": True, "instead": True, "queued": True}
         assert witness.ended == ["wait first", "steered", "instead", "queued"]
         assert handler.get_stats()["errors"] == 1  # the one that was cancelled in the queue
-        heard = await server.recorded("ada")
-        assert [one.type for one in heard].count("agent_started") == [one.type for one in heard].count(
-            "agent_completed"
-        )
+        types = [one.type for one in await server.recorded("ada")]
+        assert types.count("agent_started") == types.count("agent_completed") == 4
 
 
 async def test_who_may_not_speak(autojump_clock: None) -> None:
