@@ -176,12 +176,22 @@ class AgentMessageHandler:
                 self._stats.errors += 1
                 raise
             failure = exc
+        await self._flush()
         if turn.done if failure is None else _is_wished(failure):
             self._stats.count(str(turn.message.type), self._server.wiring.clock())
             return True
         self._stats.errors += 1
         await self._tell(turn, failure)
         return False
+
+    async def _flush(self) -> None:
+        """Let a manager's sockets have what the run has said, before the message counts as handled."""
+        flush = getattr(self._manager, "flush_events", None)
+        if callable(flush):
+            try:
+                await settle(flush())
+            except Exception as exc:  # no outcome of the message
+                log_failure(logger, logging.WARNING, exc, "events have not reached all sockets")
 
     async def _tell(self, turn: Turn, failure: BaseException | None) -> None:
         """Log why a message failed, and tell its user; a failing notice is only logged."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 from types import TracebackType
 from typing import Any, Protocol, Self, runtime_checkable
 
@@ -20,6 +21,7 @@ from netra_ws.errors import InvalidArgument, ManagerClosed
 from netra_ws.identity import Identity
 
 from .connection import WebSocketConnection
+from .following import Following
 from .native import NativeConnections
 from .registry import RegistryCompat
 from .sockets import close
@@ -69,12 +71,14 @@ class UnifiedWebSocketManager(Telling):
 
     Sockets are anything with ``send_json`` or ``send_message``. On a server (``server=``) it also has its
     user's real connections: what it sends is on their stream, numbered, and whoever is away gets it by resuming.
+    And what the user's runs say reaches the sockets, too, live, each event as on the wire and under ``payload``.
 
     Attributes:
         registry: Connections by the program's own objects.
     """
 
     registry: RegistryCompat = attrs.field(init=False)
+    _following: Following = attrs.field(init=False, factory=Following)
     _life: AbstractAsyncContextManager[None] | None = attrs.field(init=False, default=None)
 
     def __attrs_post_init__(self) -> None:
@@ -102,7 +106,7 @@ class UnifiedWebSocketManager(Telling):
                 return
             async with self.server.context_for(Identity(self.user_context.user_id)) as session:
                 self._native = NativeConnections(session)
-                async with self._tasks.open():
+                async with self._tasks.open(partial(self._following.run, session, self._pass_on)):
                     yield
         finally:
             self.close()
@@ -126,6 +130,23 @@ class UnifiedWebSocketManager(Telling):
             return await self._life.__aexit__(kind, error, trace)
         finally:
             self._life = None
+
+    async def _pass_on(self, event: Mapping[str, Any]) -> None:
+        assert self.user_context is not None
+        lines = self._lines.of(self.user_context.user_id)
+        if lines and (encoded := self._encoded(event, self.user_context.user_id)) is not None:
+            self._count(await self._put_all(lines, encoded))
+
+    async def flush_events(self) -> None:
+        """Wait until what the user's runs have said up to now has reached the sockets; without a server, no wait.
+
+        At most ``send_timeout_s`` of the policy: what comes later is still sent.
+        """
+        self._held()
+        await trio.lowlevel.checkpoint()
+        if self._native is not None:
+            with trio.move_on_after(self.policy.send_timeout_s):
+                await self._following.wait(self._native.session.position.seq)
 
     def close(self) -> None:
         """End its life at once: tasks are cancelled, everything is forgotten; sockets stay as they are.

@@ -79,14 +79,19 @@ class MonitoredTasks:
     _nursery: trio.Nursery | None = None
 
     @asynccontextmanager
-    async def open(self) -> AsyncIterator[None]:
+    async def open(self, *beside: Callable[[], Awaitable[object]]) -> AsyncIterator[None]:
         """Open the nursery of the tasks; leaving the block cancels them and waits for them.
+
+        Args:
+            beside: What else runs within the block; not one of the tasks that a program sees.
 
         What the block raises is raised outside the nursery: nobody has to look into a group.
         """
         failure: Exception | None = None
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
+            for work in beside:
+                nursery.start_soon(work)
             try:
                 yield
             except Exception as exc:
