@@ -87,7 +87,8 @@ Agent handlers become agents
 
 A message of a type for agents starts a run: ``start_agent``, ``user_message``, ``chat``, and the older ``user_input``,
 ``message``, ``chat_message``, ``agent_request``, ``execute_agent``. Thread, permissions, limits and the stored
-conversation are the server's work. ``handle_message`` is for programs that hold the sockets themselves.
+conversation are the server's work. ``handle_message`` is for programs that hold the sockets themselves: inside
+``async with create_websocket_manager(user_context, server=server)`` what the run says reaches them.
 
 Before::
 

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import attrs
 import trio
 
 from .encoding import Encoded, encode
 from .failures import FailureKind
+from .following import Following
 from .holding import Holding
 from .lines import Line
 from .native import say
@@ -35,6 +37,7 @@ class Delivering(Holding):
     """
 
     messages_sent: int = attrs.field(default=0, init=False)
+    _following: Following = attrs.field(init=False, factory=Following)
 
     # Sending.
 
@@ -67,9 +70,9 @@ class Delivering(Holding):
         """Put it on the user's stream; what is there is not kept a second time."""
         assert self._native is not None
         self._native.check_living()
-        kind = await say(self._native.session, encoded)
-        if kind is not None:
-            self._failures.note(kind, self._native.session.identity.user_id, self.clock())
+        said = await self._following.speak(partial(say, self._native.session, encoded))
+        if isinstance(said, FailureKind):
+            self._failures.note(said, self._native.session.identity.user_id, self.clock())
             return False
         self.messages_sent += 1
         return True

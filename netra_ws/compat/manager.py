@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import AsyncIterator, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from functools import partial
 from types import TracebackType
 from typing import Any, Protocol, Self, runtime_checkable
@@ -21,7 +21,6 @@ from netra_ws.errors import InvalidArgument, ManagerClosed
 from netra_ws.identity import Identity
 
 from .connection import WebSocketConnection
-from .following import Following
 from .native import NativeConnections
 from .registry import RegistryCompat
 from .sockets import close
@@ -78,7 +77,6 @@ class UnifiedWebSocketManager(Telling):
     """
 
     registry: RegistryCompat = attrs.field(init=False)
-    _following: Following = attrs.field(init=False, factory=Following)
     _life: AbstractAsyncContextManager[None] | None = attrs.field(init=False, default=None)
 
     def __attrs_post_init__(self) -> None:
@@ -106,7 +104,9 @@ class UnifiedWebSocketManager(Telling):
                 return
             async with self.server.context_for(Identity(self.user_context.user_id)) as session:
                 self._native = NativeConnections(session)
-                async with self._tasks.open(partial(self._following.run, session, self._pass_on)):
+                self._following.reached = session.position.seq
+                follow = partial(self._following.run, lambda: nullcontext(session.events()), self._pass_on)
+                async with self._tasks.open(follow):
                     yield
         finally:
             self.close()

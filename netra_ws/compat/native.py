@@ -20,6 +20,7 @@ from .failures import FailureKind
 if TYPE_CHECKING:  # programs that bring their own sockets need no server
     from netra_ws.contexts.connection import Connection
     from netra_ws.contexts.embedding import UserSession
+    from netra_ws.contexts.job import ProgramJob
 
 #: Fields of a message that an ``agent_event`` says in its own way, or that are its value.
 _SAID = frozenset({"type", "data", "timestamp", "critical"})
@@ -28,15 +29,15 @@ _SAID = frozenset({"type", "data", "timestamp", "critical"})
 class Speaker(Protocol):
     """A stream that events are said on: a user's, or a job's."""
 
-    async def emit(self, name: str, value: Any) -> object:
-        """Say an event."""
+    async def emit(self, name: str, value: Any) -> int:
+        """Say an event; return its seq."""
         ...
 
 
 class Contexts(Protocol):
     """What a manager needs of a server."""
 
-    def job(self, owner: Identity, job_id: str) -> Speaker:
+    def job(self, owner: Identity, job_id: str) -> ProgramJob:
         """Return a job in a user's name."""
         ...
 
@@ -45,8 +46,8 @@ class Contexts(Protocol):
         ...
 
 
-async def say(stream: Speaker, message: Encoded) -> FailureKind | None:
-    """Say a message as an event that is named by its ``type``; return why that failed, None when it did not.
+async def say(stream: Speaker, message: Encoded) -> int | FailureKind:
+    """Say a message as an event that is named by its ``type``; return its seq, or why that failed.
 
     Its value is the message's ``data``; where the message has other fields than the event says itself,
     it is all of them but ``type``.
@@ -61,10 +62,9 @@ async def say(stream: Speaker, message: Encoded) -> FailureKind | None:
         raise InvalidArgument("message.type", "expected a text: it names the event on the stream")
     value = fields.get("data") if fields.keys() <= _SAID else {key: fields[key] for key in fields if key != "type"}
     try:
-        await stream.emit(name, value)
+        return await stream.emit(name, value)
     except InvalidArgument:
         return FailureKind.TOO_LARGE  # name and value are good, so it is its size
-    return None
 
 
 @attrs.frozen

@@ -1,28 +1,40 @@
 """Jobs of a manager: sockets that follow one piece of work, whoever they belong to.
 
 Members of a job are connections of the manager under users that nobody else is, so nothing of a user can reach
-them, and nothing of theirs a user. On a server what is sent to a job is said on the job's own stream, too, in the
-name of the manager's user: real clients read it there (``connect_job``), with numbers, permissions and resume.
+them, and nothing of theirs a user. On a server a job is the native one of that id, in the name of the manager's user,
+who opens it by the first member: what is sent to it is said on its stream, where real clients read it
+(``connect_job``) with numbers, permissions and resume, and what others say there reaches the members.
 """
 
 from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from functools import partial
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 import trio
 
-from netra_ws.errors import InvalidArgument, LimitReached
+from netra_ws.errors import InvalidArgument, LimitReached, StoreError
 
 from .arguments import checked_socket
 from .connection import WebSocketConnection
+from .failures import FailureKind
+from .following import Following
 from .lines import Line
 from .native import say
 from .speaking import Speaking
+from .tasks import MonitoredTasks
+
+if TYPE_CHECKING:
+    from netra_ws.contexts.reading import Events
+
+#: Seconds for a native job to be found and opened.
+READ_S = 5.0
 
 _JOB_ID = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
 
@@ -97,11 +109,21 @@ class Joining(Speaking):
     """
 
     room_manager: Rooms = attrs.field(init=False, factory=Rooms)
+    _followed: dict[str, Following] = attrs.field(init=False, factory=dict)
+    _tasks: MonitoredTasks = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        super().__attrs_post_init__()
+        self._tasks = MonitoredTasks(self.policy)
 
     def _drop(self, line: Line) -> None:
         super()._drop(line)
         if line.job_id is not None:
             self.room_manager.leave(line)
+            following = self._followed.get(line.job_id)
+            if following is not None and not self.room_manager.lines(line.job_id):
+                del self._followed[line.job_id]
+                following.scope.cancel()
 
     async def connect_to_job(self, websocket: Any, job_id: str) -> WebSocketConnection:
         """Make a socket a member of a job; one that is a member already stays the member that it is.
@@ -112,6 +134,8 @@ class Joining(Speaking):
         Raises:
             InvalidArgument: *job_id* is no id, or nothing can be sent on *websocket*.
             LimitReached: There are too many members, jobs, or connections.
+            ClientError: On a server: ``NOT_FOUND``, it is another user's; ``QUOTA_EXCEEDED``.
+            StoreError: The server's store does not answer.
         """
         name = checked_job_id(job_id)
         checked_socket(websocket)
@@ -131,8 +155,44 @@ class Joining(Speaking):
             websocket,
             metadata={"job_id": name, "connection_type": "job"},
         )
-        self.room_manager.enter(name, self._seat(connection, name))
+        line = self._seat(connection, name)
+        self.room_manager.enter(name, line)
+        if self._native is not None:
+            try:
+                await self._follow(name)
+            except BaseException:
+                self._drop(line)
+                raise
         return connection
+
+    async def _follow(self, job_id: str) -> None:
+        """Let what is said on a native job reach its members from now on."""
+        following = self._followed.get(job_id)
+        if following is None:
+            assert self._native is not None
+            assert self.server is not None
+            job = self.server.job(self._native.session.identity, job_id)
+            following = self._followed[job_id] = Following()
+
+            @asynccontextmanager
+            async def events() -> AsyncIterator[Events]:
+                await job.open()
+                async with job.events() as heard:
+                    yield heard
+
+            self._tasks.beside(partial(following.run, events, partial(self._pass_on_in, job_id)))
+        with trio.move_on_after(READ_S):
+            await following.ready.wait()
+        if not following.ready.is_set() or following.failure is not None:
+            following.scope.cancel()
+            if self._followed.get(job_id) is following:
+                del self._followed[job_id]
+            raise following.failure or StoreError(f"no answer within {READ_S:g} s")
+
+    async def _pass_on_in(self, job_id: str, event: Mapping[str, Any]) -> None:
+        lines = self.room_manager.lines(job_id)
+        if lines and (encoded := self._encoded(event, None)) is not None:
+            self._count(await self._put_all(lines, encoded))
 
     async def disconnect_from_job(self, job_id: str, websocket: Any) -> bool:
         """Take a socket out of a job: its connection and its place among the members; the socket stays open.
@@ -172,10 +232,12 @@ class Joining(Speaking):
             return 0
         said = 0
         if self._native is not None and self.server is not None:
-            kind = await say(self.server.job(self._native.session.identity, name), encoded)
-            if kind is not None:
-                self._failures.note(kind, None, self.clock())
-            said = int(kind is None)
+            following = self._followed.get(name) or Following()
+            job = self.server.job(self._native.session.identity, name)
+            seq = await following.speak(partial(say, job, encoded))
+            if isinstance(seq, FailureKind):
+                self._failures.note(seq, None, self.clock())
+            said = int(not isinstance(seq, FailureKind))
         taken = await self._put_all(self.room_manager.lines(name), encoded)
         self._count(taken)
         return taken + said

@@ -104,6 +104,14 @@ class MonitoredTasks:
         if failure is not None:
             raise failure
 
+    def beside(self, work: Callable[[], Awaitable[object]]) -> None:
+        """Let something else run, too, until the block is left.
+
+        Raises:
+            ManagerClosed: The manager is not inside ``async with``.
+        """
+        contextvars.Context().run(self._check_open().start_soon, work)
+
     def cancel(self) -> None:
         """Cancel every task, without waiting."""
         for task in self._tasks.values():

@@ -9,7 +9,6 @@ import trio
 
 from .arguments import checked_seconds
 from .rooms import Joining
-from .tasks import MonitoredTasks
 
 DAY_H = 24.0
 
@@ -23,12 +22,10 @@ class Telling(Joining):
     """
 
     messages_received: int = attrs.field(default=0, init=False)
-    _tasks: MonitoredTasks = attrs.field(init=False)
     _started_at: float = attrs.field(init=False, default=0.0)
 
     def __attrs_post_init__(self) -> None:
         super().__attrs_post_init__()
-        self._tasks = MonitoredTasks(self.policy)
         self._started_at = self.clock()
 
     def get_connection_count(self) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import trio
 
-from netra_ws import Run
+from netra_ws import ClientError, Run
 from netra_ws.compat import (
     AgentMessageHandler,
     ManagerPolicy,
@@ -132,3 +132,52 @@ async def test_an_error_of_the_block_is_no_group(server: StartServer) -> None:
     with pytest.raises(KeyError):
         async with create_websocket_manager(context_of("ada"), server=running):
             raise KeyError("mine")
+
+
+async def builds(run: Run) -> None:
+    for step in run.text.split():
+        await run.job("build-7").emit("step", step)
+
+
+async def test_members_hear_what_is_said_in_a_native_job(server: StartServer) -> None:
+    """What agents and programs say in a job reaches its members, in order and once; who has left hears nothing."""
+    running = await server(agents={"builds": builds})
+    async with create_websocket_manager(context_of("ada"), server=running) as manager, connect(running) as client:
+        member, gone = JsonSocket(), JsonSocket()
+        for socket in (member, gone):
+            await manager.connect_to_job(socket, "build-7")
+        await manager.disconnect_from_job("build-7", gone)
+        await client.ask("chat", content="one two", agent="builds")
+        await running.job("ada", "build-7").emit("step", "three")
+        assert await manager.send_to_job("build-7", {"type": "note", "data": 4}) == 2
+        await running.job("ada", "build-7").emit("step", "five")
+        with trio.fail_after(5):
+            while len(member.got) < 5:
+                await trio.sleep(0.01)
+        said = [message for message in member.got if message["type"] == "agent_event"]
+        assert {message["job_id"] for message in said} == {"build-7"}
+        assert [message["payload"]["value"] for message in said if message["value"] in ("one", "two")] == ["one", "two"]
+        assert sorted(message["value"] for message in said) == sorted(["one", "two", "three", "five"])
+        assert [message for message in member.got if message["type"] == "note"] == [{"type": "note", "data": 4}]
+        assert gone.got == []
+        await manager.disconnect_from_job("build-7", member)
+        with trio.fail_after(5):
+            while await running.job("ada", "build-7").members() or manager._followed:
+                await trio.sleep(0.01)
+
+
+async def test_a_job_of_another_user_takes_no_members(server: StartServer) -> None:
+    """A job that another user has opened is not there for this manager: no member, nothing followed, nothing heard."""
+    running = await server()
+    await running.job("bob", "build-7").emit("step", 1)
+    async with create_websocket_manager(context_of("ada"), server=running) as manager:
+        member = JsonSocket()
+        with pytest.raises(ClientError, match="NOT_FOUND"):
+            await manager.connect_to_job(member, "build-7")
+        assert manager.room_manager.rooms == {}
+        assert manager.size == 0
+        await manager.connect_to_job(member, "build-8")
+        with pytest.raises(ClientError, match="NOT_FOUND"):
+            await running.job("bob", "build-8").emit("step", 1)
+        await running.job("bob", "build-7").emit("step", 2)
+        assert member.got == []
