@@ -270,6 +270,7 @@ CONTAINERS: tuple[Container, ...] = (
         where=("contexts/jobs.py Jobs._idle",),
         per="process",
         bound=lambda s: jobs.MAX_IDLE,
+        unit=f"jobs, whose events in memory are at most {jobs.MAX_IDLE_BYTES:,} bytes together",
         policy="the least recently used one that is committed is forgotten; the store has it",
         shown='jobs, bounded_size{what="idle_jobs"}',
         size=lambda s: s.registry.jobs.idle,
