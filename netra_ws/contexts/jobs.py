@@ -365,7 +365,7 @@ class Jobs:
                 logger.warning("jobs that are over were not looked for: %s", exc)
 
     async def forget_ended(self) -> int:
-        """Forget jobs that are over and that nobody uses, ``SWEEP_ROWS`` at most; return how many. Waits for the commit.
+        """Forget up to ``SWEEP_ROWS`` jobs that are over and that nobody uses; return how many, when it is committed.
 
         Raises:
             StoreError: The store did not answer.
