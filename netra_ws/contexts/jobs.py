@@ -294,7 +294,7 @@ class Jobs:
             kept = self.recorder.keep(CloseJob(key=live.stream.key))
             self._free(job_id, kept)
             for connection, lane in list(live.seats.items()):
-                lane.hold(live.stream.last, self._end_of(live, connection))
+                lane.hold_last(self._end_of(live, connection))
         with trio.move_on_after(CLOSE_S):
             await kept.wait()
             return
