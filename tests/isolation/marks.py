@@ -98,6 +98,7 @@ class Watch:
     step: int = 0
     frames: int = 0
     pages: int = 0
+    job_events: int = 0
     denied: Counter[str] = attrs.field(factory=Counter)
     types: Counter[str] = attrs.field(factory=Counter)
     leaks: list[Leak] = attrs.field(factory=list)
@@ -107,11 +108,13 @@ class Watch:
         """Check one frame as it came."""
         self.frames += 1
         fields = _object(data)
+        self.job_events += fields is not None and "event_id" in fields and "job_id" in fields
         self._look_for_marks(reader, data, fields)
         if not _of_job(reader, fields):
             self._look_for_ids(reader, data, fields)
         if fields is not None:
-            if "seq" in fields and "job_id" in fields and not _of_job(reader, fields):
+            own = fields.get("user_id") == reader.user  # its owner hears it without a grant, and speaks there alone
+            if "event_id" in fields and "job_id" in fields and not own and not _of_job(reader, fields):
                 self.note(reader, "an event of a job that was not granted", data)
             self.types[str(fields.get("type", "json-rpc"))] += 1
             self._look_at_answer(reader, data, fields, asked or {})
@@ -138,7 +141,7 @@ class Watch:
     def _look_for_marks(self, reader: Reader, data: bytes, fields: Mapping[str, Any] | None) -> None:
         own = {reader.mark.encode()}
         if fields is not None and _of_job(reader, fields):
-            own |= self.publishers.get(fields["job_id"], set())
+            own |= self.publishers.get(fields.get("job_id", ""), set())
         if not set(MARK.findall(data)) - own:
             return
         for said in reader.said:  # an id of another's that this user has said may be echoed
@@ -180,7 +183,10 @@ class Watch:
 
 def _of_job(reader: Reader, fields: Mapping[str, Any] | None) -> bool:
     """Whether this comes from a job that the user may read; such frames may tell of those who publish there."""
-    return fields is not None and fields.get("job_id") in reader.granted
+    if fields is None:
+        return False
+    answer = fields.get("result")  # of JSON-RPC
+    return (answer if isinstance(answer, dict) else fields).get("job_id") in reader.granted
 
 
 def _object(data: bytes) -> dict[str, Any] | None:

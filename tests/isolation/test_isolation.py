@@ -20,7 +20,18 @@ WALK_STEPS = int(1500 * SIZE)
 PLANS = max(1, int(15 * SIZE))
 USERS = 30
 #: How often each verb is chosen in a walk.
-WEIGHTS = {"open": 12, "close": 6, "say": 50, "talk": 20, "crowd": 1, "embed": 3, "page": 8, "break_link": 5}
+WEIGHTS = {
+    "open": 12,
+    "close": 6,
+    "say": 50,
+    "talk": 20,
+    "crowd": 1,
+    "embed": 3,
+    "job": 6,
+    "build": 20,
+    "page": 8,
+    "break_link": 5,
+}
 WEIGHTS |= {"break_store": 1, "wait": 8, "restart": 0.4}
 
 steps = st.tuples(
@@ -49,7 +60,8 @@ def live(users: int, plan: Sequence[Step]) -> World:
 def report(world: World) -> str:
     watch = world.watch
     return (
-        f"{len(world.users)} users, {watch.step} steps, {watch.frames} frames and {watch.pages} pages checked, "
+        f"{len(world.users)} users, {watch.step} steps, {watch.frames} frames ({watch.job_events} events of jobs) and "
+        f"{watch.pages} pages checked, "
         f"{len(watch.leaks)} leaks"
     )
 
@@ -64,6 +76,8 @@ def test_many_users_one_walk() -> None:
     assert not world.watch.leaks, "\n".join(map(str, world.watch.leaks[:5]))
     assert world.watch.frames > WALK_STEPS, "the walk has hardly looked at anything"
     assert {"agent_message", "thread_history", "replay_completed", "stream_reset", "typing"} <= world.watch.types.keys()
+    assert {"job_connected", "job_disconnected"} <= world.watch.types.keys()
+    assert world.watch.job_events > WALK_STEPS / 10, "hardly anything was heard of jobs"
     assert {"NOT_FOUND", "FORBIDDEN", "CONFLICT"} <= world.watch.denied.keys()
 
 

@@ -36,9 +36,11 @@ def leaks(
         {"type": "typing", "user_id": "somebody"},
         {"type": "ack", "run_id": RUN},
         {"type": "stream_reset", "stream": {"epoch": "adasepoch"}},
-        {"type": "agent_event", "seq": 3, "job_id": "job-2", "value": 1},
-        {"type": "agent_event", "seq": 3, "job_id": "job-2", "value": ADA},
-        {"type": "agent_event", "seq": 3, "job_id": "job-1", "value": mark_of(3)},
+        {"type": "agent_event", "event_id": "e.3", "seq": 3, "job_id": "job-2", "value": 1},
+        {"type": "agent_event", "event_id": "e.3", "seq": 3, "job_id": "job-2", "value": ADA},
+        {"type": "agent_event", "event_id": "e.3", "seq": 3, "job_id": "job-1", "value": mark_of(3)},
+        {"type": "agent_event", "event_id": "e.3", "seq": 3, "job_id": "own", "user_id": f"user-{BOB}", "value": ADA},
+        {"type": "job_connected", "job_id": "own", "stream": {"epoch": "adasepoch", "seq": 3}},
         {
             "jsonrpc": "2.0",
             "id": 1,
@@ -56,10 +58,20 @@ def test_what_must_not_pass(fields: dict[str, Any]) -> None:
     "fields",
     [
         {"type": "agent_message", "content": BOB, "user_id": f"user-{BOB}"},
-        {"type": "agent_event", "seq": 3, "job_id": "job-1", "user_id": f"user-{ADA}", "value": ADA, "run_id": RUN},
+        {
+            "type": "agent_event",
+            "event_id": "e.3",
+            "seq": 3,
+            "job_id": "job-1",
+            "user_id": f"user-{ADA}",
+            "value": ADA,
+            "run_id": RUN,
+        },
         {"type": "job_connected", "job_id": "job-1", "stream": {"epoch": "adasepoch", "seq": 3}},
+        {"jsonrpc": "2.0", "id": 1, "result": {"job_id": "job-1", "stream": {"epoch": "adasepoch", "seq": 3}}},
+        {"type": "agent_event", "event_id": "e.3", "seq": 3, "job_id": "own", "user_id": f"user-{BOB}", "value": BOB},
     ],
-    ids=["own", "job event", "job position"],
+    ids=["own", "job event", "job position", "job position by RPC", "owned job"],
 )
 def test_what_may_pass(fields: dict[str, Any]) -> None:
     """One's own, and what those say who publish in a job that was granted, is none."""
