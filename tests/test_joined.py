@@ -360,6 +360,44 @@ async def test_leaving(autojump_clock: MockClock, scripted: ScriptedServer) -> N
             await session.disconnect_job(JOB)
 
 
+async def test_a_job_that_could_not_be_left(autojump_clock: MockClock, scripted: ScriptedServer) -> None:
+    """When the server has no time for the leaving, the job goes on as if nothing was said."""
+
+    async def busy(visit: Visit) -> None:
+        await visit.welcome()
+        await seated(visit, 5)
+        command = await visit.command("disconnect_job")
+        words = {"error": "no", "message": "no", "retryable": True}
+        await visit.say(type="error", reply_to=command["id"], code="UNAVAILABLE", **words)
+        await said(visit, 6)
+        await visit.goodbye()
+
+    async with connect("http://h", JWT, policy=scripted.policy(busy)) as session:
+        mine = session.events(job_id=JOB)
+        await session.connect_job(JOB)
+        with pytest.raises(CommandFailed, match="UNAVAILABLE"):
+            await session.disconnect_job(JOB)
+        assert await seqs(mine, 1) == [6]
+
+
+async def test_leaving_what_was_put_off(autojump_clock: MockClock, scripted: ScriptedServer) -> None:
+    """A job that is left before the server had time for it is not asked for again."""
+
+    async def busy(visit: Visit) -> None:
+        await visit.welcome()
+        await refused(visit, "UNAVAILABLE", retryable=True)
+        command = await visit.command("disconnect_job")
+        await visit.say(type="error", reply_to=command["id"], code="NOT_FOUND", error="no", message="", retryable=False)
+        await visit.goodbye()
+
+    async with connect("http://h", JWT, job_positions={JOB: at(7)}, policy=scripted.policy(busy)) as session:
+        mine = session.events(job_id=JOB)
+        await session.disconnect_job(JOB)
+        assert [heard.type async for heard in mine] == ["job_disconnected"]
+        await trio.sleep(50)
+        assert scripted.scripts == []
+
+
 async def test_leaving_over_a_lost_connection(autojump_clock: MockClock, scripted: ScriptedServer) -> None:
     """A job that is being left when the connection goes is left on the next one, also where it has ended meanwhile."""
 
@@ -462,6 +500,19 @@ async def test_a_job_that_overflows(autojump_clock: MockClock, scripted: Scripte
         reset = await anext(mine)
         assert (reset.fields["reason"], reset.fields["job_id"]) == ("overflow", JOB)
         assert await seqs(mine, 1) == [3]
+
+
+async def test_a_gap_before_the_first_reader() -> None:
+    """A job's first reader is told of what a fuller queue had to drop before, though nobody knows whose that was."""
+    early = EventQueue(limit=1)
+    for seq in (1, 2):
+        early.push(numbered(seq))
+    mine = EventQueue(job_id=JOB)
+    mine.take_over(early)
+    assert [(await anext(mine)).type for _ in range(2)] == ["stream_reset", "agent_event"]
+    other = EventQueue(job_id="other")
+    other.take_over(early)
+    assert len(other) == 1
 
 
 @pytest.mark.parametrize("job_id", ["", "a b", "x" * 129, 5, None])
