@@ -30,7 +30,7 @@ from netra_ws.errors import ConfigError
 from netra_ws.settings import Settings, development_secret, has_model
 from netra_ws.version import __version__
 from netra_ws.wire.certificates import Certificates
-from netra_ws.wire.door import SOCKET_PATHS
+from netra_ws.wire.paths import SOCKET_PATHS
 from netra_ws.wire.pump import PROTOCOL
 
 if TYPE_CHECKING:

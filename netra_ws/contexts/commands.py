@@ -213,7 +213,7 @@ async def _typing(asked: Asked, command: said.UserTyping) -> Answer:
         raise _missing("thread")
     notice = Typing(user_id=asked.context.user_id, thread_id=command.thread_id, is_typing=command.is_typing)
     for connection in asked.context.connections.values():
-        if connection is not asked.connection and connection.reads:
+        if connection is not asked.connection and connection.reads and not connection.quiet:
             connection.tell(notice)
     return Answer(Ack(thread_id=command.thread_id))
 
@@ -237,11 +237,17 @@ async def _disconnect(asked: Asked, command: said.Disconnect) -> Result:
     return None
 
 
-async def _handshake(asked: Asked, command: said.HandshakeAcknowledged) -> Answer:
-    thread_id = command.thread_id or asked.connection.thread_id
-    if not asked.connection.older or thread_id is None:
+async def _handshake(asked: Asked, command: said.HandshakeAcknowledged) -> Result:
+    connection = asked.connection
+    if connection.offered is None:
         raise ClientError("INVALID_MESSAGE", "no handshake was begun")
-    return Answer(HandshakeComplete(thread_id=thread_id))
+    if command.thread_id not in (None, connection.offered):
+        fields = {"$.thread_id": "expected that of the handshake_response"}
+        raise ClientError("INVALID_MESSAGE", "the handshake is about another thread", details={"fields": fields})
+    # In front of everything that was kept back; said once more to who acknowledges once more.
+    connection.tell(HandshakeComplete(thread_id=connection.offered), asked.incoming)
+    connection.end_quiet()
+    return None
 
 
 async def _answer_input(asked: Asked, command: said.InputResponse) -> Answer:

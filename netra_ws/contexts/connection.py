@@ -93,7 +93,9 @@ class Connection:
         admitted_at: When it was let in (Unix seconds).
         thread_id: The current thread: where messages without ``thread_id`` go.
         older: Whether the client gets the older handshake (PROTOCOL §1).
+        offered: The thread of that handshake.
         explicit: Whether it said ``disconnect`` or was signed out, so that no grace is wanted.
+        quiet: Whether nothing but answers is said to it: an older client reads its handshake word by word.
         malformed: Malformed messages in a row.
         busy: Whether a command of it is being carried out right now.
         lane: How it reads the user's own stream.
@@ -108,9 +110,11 @@ class Connection:
     clock: Callable[[], float]
     admitted_at: float = 0.0
     older: bool = False
+    offered: str | None = None
     _may_read: bool = attrs.field(default=True, alias="reads")
     thread_id: str | None = None
     explicit: bool = False
+    quiet: bool = False
     malformed: int = 0
     closing: bool = False
     busy: bool = False
@@ -173,13 +177,19 @@ class Connection:
             told()
             return encode_reply(reply, self.clock(), incoming)
 
-        if barrier > self.cursor.seq:
+        if barrier > self.cursor.seq or (self.quiet and incoming is None):
             self.lane.hold(barrier, make, incoming)
             return
         frame = make()
         if frame is not None:
             self._push(frame)
         self.wire.wake()
+
+    def end_quiet(self) -> None:
+        """Say from now on what there is, beginning with what was kept back."""
+        if self.quiet:
+            self.quiet = False
+            self.wire.wake()
 
     def give_up_waiting(self) -> list[Incoming]:
         """Answer ``UNAVAILABLE`` to each command whose event is not committed, and return these commands.
@@ -283,6 +293,7 @@ class Connection:
             if not behind:
                 self.shut(code, reason)
 
+        self.end_quiet()
         for lane in self._lanes:
             lane.hold(lane.cursor.stream.visible, partial(passed, lane))
 
@@ -310,7 +321,7 @@ class Connection:
         """Whether ``take`` has something, or would with a refill."""
         if self._control:
             return True
-        return not self.closing and (self.lane.pending or any(lane.pending for lane in self._rung))
+        return not (self.closing or self.quiet) and (self.lane.pending or any(lane.pending for lane in self._rung))
 
     def take(self, room: int) -> list[bytes]:
         """Return the next frames, together about *room* bytes.
@@ -321,7 +332,7 @@ class Connection:
         frames = self._take_control()
         room -= sum(map(len, frames))
         for lane in self._in_turn():
-            if room <= 0 or self.closing:
+            if room <= 0 or self.closing or self.quiet:
                 break
             try:
                 taken = lane.take(room, first=not frames)

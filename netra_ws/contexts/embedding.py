@@ -135,11 +135,14 @@ class UserSession:
         self.context.stop(run)
         return await proof_of_end(run)
 
-    async def emit(self, name: str, value: Any) -> None:
+    async def emit(self, name: str, value: Any) -> int:
         """Say something to the user outside any run: an ``agent_event`` on their stream, with any JSON value.
 
         It is numbered and kept like all others, so whoever is away gets it by resuming. It has no ``thread_id``,
         ``run_id`` and ``agent_name``. Waits while the store is behind; returns before it is committed.
+
+        Returns:
+            The event's seq.
 
         Raises:
             InvalidArgument: *name* is no text of 1 to 256 characters, or *value* is no JSON, or above
@@ -149,8 +152,9 @@ class UserSession:
         check_event(name, value, self.context.policy.run.max_event_bytes)
         self.context.check_store()
         await self.context.stream.wait_for_room()
-        self.context.stream.append(Announcement(name=name, value=value))
+        entry = self.context.stream.append(Announcement(name=name, value=value))
         await trio.lowlevel.checkpoint()
+        return entry.seq
 
     @property
     def pending_inputs(self) -> list[Mapping[str, Any]]:

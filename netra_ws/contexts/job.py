@@ -50,11 +50,22 @@ class ProgramJob:
     def __repr__(self) -> str:
         return f"<Job {self.job_id!r} by {self.identity.user_id!r}>"
 
-    async def emit(self, name: str, value: Any) -> None:
+    async def open(self) -> None:
+        """Open the id without a word: from now on it is this user's, until it is closed.
+
+        Raises:
+            ClientError, StoreError: As ``emit``.
+        """
+        await self._jobs.open(self.job_id, self.identity)
+
+    async def emit(self, name: str, value: Any) -> int:
         """Say something into the job: an ``agent_event`` with any JSON value, numbered on the job's own stream.
 
         Whoever says the first word has opened the job and owns it. Waits while the store is behind; returns
         before it is committed.
+
+        Returns:
+            The event's seq.
 
         Raises:
             InvalidArgument: *name* is no text of 1 to 256 characters, or *value* is no JSON, or above
@@ -65,8 +76,9 @@ class ProgramJob:
         """
         check_event(name, value, self._max_bytes)
         said = Announcement(name=name, value=value, user_id=self.identity.user_id, job_id=self.job_id)
-        await self._jobs.emit(self.job_id, self.identity, lambda live: said)
+        _, seq = await self._jobs.emit(self.job_id, self.identity, lambda live: said)
         await trio.lowlevel.checkpoint()
+        return seq
 
     async def close(self) -> None:
         """Make the id free for others; who reads it gets what was said, then ``job_disconnected``.
@@ -109,6 +121,8 @@ class ProgramJob:
             StoreError: The store did not answer.
         """
         async with self._reading() as live:
+            if not live.may_read(self.identity):  # nobody's yet: whoever opens it has not granted it
+                raise missing_job()
             stream = live.stream
             reason = None if after is None else stream.judge(after.epoch, after.seq)
             if reason is not None:

@@ -206,6 +206,22 @@ class Jobs:
                     continue  # meanwhile: what is there now is another one, or another user's
                 return live.stream, live.stream.append(said(live)).seq
 
+    async def open(self, job_id: str, identity: Identity) -> None:
+        """Open an id without a word; one that is this user's already stays as it is.
+
+        Raises:
+            ClientError, StoreError: As ``emit``.
+        """
+        while True:
+            async with self.using(job_id) as live:
+                if live.row is None:
+                    await self._open(live, identity)
+                if live.closed:
+                    continue
+                if live.owner != identity.user_id:
+                    raise missing_job()
+                return
+
     async def _open(self, live: LiveJob, identity: Identity) -> None:
         async with live.opening:
             if live.row is not None or live.closed:

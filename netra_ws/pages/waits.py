@@ -121,6 +121,13 @@ WAITS: tuple[Wait, ...] = (
         shown="closes_total",
     ),
     Wait(
+        what="an older client's word that it has read its handshake; events wait behind it",
+        where=("wire/pump.py Socket._end_quiet",),
+        within_s=lambda s: pump.QUIET_S,
+        ends="handshake_acknowledged, any other command, or the bound",
+        shown="",
+    ),
+    Wait(
         what="the next message of a client",
         where=(
             "wire/pump.py Socket._pump",

@@ -482,3 +482,29 @@ async def test_jobs_are_counted(server: StartServer) -> None:
     metrics = (await http(running, "/metrics")).body.decode()
     assert "netra_ws_jobs 1.0" in metrics
     assert (await http(running, "/ws/config")).json()["features"]["jobs"] is True
+
+
+async def test_an_id_can_be_opened_without_a_word(server: StartServer) -> None:
+    """``open`` makes an id a user's own, as the first word does; twice is once, and nobody else can take it."""
+    running = await server()
+    job = running.job("ada", "build-7")
+    for _ in range(2):
+        await job.open()
+    assert (await job.position()).seq == 0
+    for work in (running.job("bob", "build-7").open(), running.job("bob", "build-7").emit("x", 1)):
+        with pytest.raises(ClientError, match="NOT_FOUND"):
+            await work
+    await job.close()
+    await running.job("bob", "build-7").open()
+
+
+async def test_nobody_waits_in_an_id_that_was_not_granted(server: StartServer) -> None:
+    """A program in the name of a user who was not granted an id cannot wait there for what its owner will say."""
+    running = await server()
+    with pytest.raises(ClientError, match="NOT_FOUND"):
+        async with running.job("eve", "build-7").events():
+            pass
+    granted = running.job(Identity("bob", frozenset(READER)), "build-7")
+    async with granted.events() as events:
+        assert await running.job("ada", "build-7").emit("x", 1) == 1
+        assert (await anext(events)).fields["value"] == 1
