@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import gc
 import getpass
 import logging
 import os
@@ -179,6 +180,7 @@ def _serve_command(args: argparse.Namespace) -> int:
     settings = _load(args, **{"agents.modules": args.agent}).settings
     if found := problems(settings):
         raise ConfigError("\n".join(found))
+    gc.disable()  # until the server stands: what a start makes is no garbage
     from netra_ws.logs import set_up_logging
 
     set_up_logging(settings.log, sys.stderr)
@@ -225,6 +227,9 @@ async def _serve(settings: Settings) -> bool:
     with ending, on_hangup(hang_up if service else None):
         async with open_server(settings) as server:
             running.append(server)
+            # What is there now stays: else the first full collection, a tenth of a second, meets some client.
+            gc.freeze()
+            gc.enable()
             if not asked.is_set():  # which may happen during the start
                 _announce(server)
             await asked.wait()
