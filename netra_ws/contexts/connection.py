@@ -85,6 +85,19 @@ class Traffic:
     rtt_s: float | None = None
 
 
+@attrs.frozen
+class Farewell:
+    """How to close when everything that was visible at some moment was handed out.
+
+    Attributes:
+        behind: The lanes that have not come so far.
+    """
+
+    behind: set[Lane]
+    code: CloseCode
+    reason: str
+
+
 @attrs.define(eq=False, repr=False)
 class Connection:
     """One client of one user.
@@ -131,6 +144,7 @@ class Connection:
     _rung: dict[Lane, None] = attrs.field(factory=dict)  # lanes of jobs that may have something, the next one first
     _own_last: bool = False
     _starved: Lane | None = None
+    _farewell: Farewell | None = None
 
     def __repr__(self) -> str:
         return f"<Connection {self.connection_id} of {self.identity.user_id!r}>"
@@ -218,7 +232,7 @@ class Connection:
 
     @property
     def _crowded(self) -> bool:
-        return self._control_bytes > CONTROL_HIGH or len(self.lane.held) > HELD_HIGH
+        return self._control_bytes > CONTROL_HIGH or sum(len(lane.held) for lane in self._lanes) > HELD_HIGH
 
     async def wait_for_room(self) -> None:
         """Wait until both lanes are below their bounds: what a client does not read, it need not ask."""
@@ -286,16 +300,19 @@ class Connection:
 
     def shut_behind(self, code: CloseCode, reason: str) -> None:
         """Close when everything that is visible now, on all streams that it reads, was handed out."""
-        behind = set(self._lanes)
-
-        def passed(lane: Lane) -> None:
-            behind.discard(lane)
-            if not behind:
-                self.shut(code, reason)
-
         self.end_quiet()
+        if self._farewell is not None:
+            return
+        self._farewell = Farewell(set(self._lanes), code, reason)
         for lane in self._lanes:
-            lane.hold(lane.cursor.stream.visible, partial(passed, lane))
+            lane.hold(lane.cursor.stream.visible, partial(self._passed, lane))
+
+    def _passed(self, lane: Lane) -> None:
+        """Close when this was the last lane that held back a farewell."""
+        if self._farewell is not None:
+            self._farewell.behind.discard(lane)
+            if not self._farewell.behind:
+                self.shut(self._farewell.code, self._farewell.reason)
 
     # Streams of jobs.
 
@@ -308,7 +325,11 @@ class Connection:
         """Read a job's stream no more; unknown ones are no error."""
         lane = self.job_lanes.pop(job_id, None)
         if lane is not None:
+            lane.left = True
+            lane.held.clear()
             self._rung.pop(lane, None)
+            self._passed(lane)
+            self.make_room()
 
     @property
     def _lanes(self) -> list[Lane]:

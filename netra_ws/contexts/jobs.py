@@ -15,7 +15,8 @@ import logging
 import math
 import secrets
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
+from itertools import islice
 
 import attrs
 import trio
@@ -23,7 +24,7 @@ import trio
 from netra_ws.errors import ClientError, StoreError
 from netra_ws.history.cursor import Cursor
 from netra_ws.history.recorder import Recorder
-from netra_ws.history.stores.contract import CloseJob, ForgetJob, JobRow, PutJob, Store
+from netra_ws.history.stores.contract import CloseJob, ForgetJob, JobRow, PutJob, PutStream, Store
 from netra_ws.history.stream import Stream
 from netra_ws.history.streams import Streams
 from netra_ws.identity import PUBLISH, Identity
@@ -37,8 +38,12 @@ logger = logging.getLogger(__name__)
 
 #: Open jobs of one user.
 MAX_OPEN = 1_000
-#: Jobs that nobody uses and that are remembered all the same; the least recently used ones go.
+#: Jobs that nobody uses and that are remembered all the same, and their events in memory; the least recently
+#: used ones go.
 MAX_IDLE = 1_000
+MAX_IDLE_BYTES = 64 * 1024 * 1024
+#: Idle jobs that are looked at, at least, each time that another one becomes idle.
+LOOK = 16
 #: Seconds for the store to keep that a job was closed.
 CLOSE_S = 10.0
 #: Seconds between two looks at jobs that are over, and how many one look takes.
@@ -53,7 +58,9 @@ class LiveJob:
     Attributes:
         row: Who has opened it; None while nobody has.
         closed: Whether its id has become free; who reads it still gets everything that was said.
+        kept: Set when the store knows that it was opened; None for one that it knew before.
         pins: How many connections and calls use it.
+        idle_bytes: What it held of events when its last pin was given back.
         seats: The connections that read it.
     """
 
@@ -61,7 +68,9 @@ class LiveJob:
     stream: Stream
     row: JobRow | None
     closed: bool = False
+    kept: trio.Event | None = None
     pins: int = 0
+    idle_bytes: int = 0
     seats: dict[Connection, Lane] = attrs.field(factory=dict)
     opening: trio.Lock = attrs.field(factory=trio.Lock)
 
@@ -76,7 +85,12 @@ class LiveJob:
     @property
     def settled(self) -> bool:
         """Whether all that was said is committed, the opening included."""
-        return self.stream.visible == self.stream.last
+        return not self.is_being_opened and self.stream.visible == self.stream.last
+
+    @property
+    def is_being_opened(self) -> bool:
+        """Whether it was opened, and the store does not know it yet."""
+        return self.kept is not None and not self.kept.is_set()
 
     def may_read(self, identity: Identity) -> bool:
         """Whether a user may read it: the owner who may read at all, or who was granted it."""
@@ -97,6 +111,7 @@ class Jobs:
     recorder: Recorder
     _live: dict[str, LiveJob] = attrs.field(factory=dict)
     _idle: dict[str, LiveJob] = attrs.field(factory=dict)  # without pins, the last used ones last
+    _idle_bytes: int = 0
     _finding: dict[str, trio.Event] = attrs.field(factory=dict)
     _freed: dict[str, trio.Event] = attrs.field(factory=dict)  # set when the store knows that the id is free
     _ended: dict[str, LiveJob] = attrs.field(factory=dict)  # closed ones that somebody still reads, by key
@@ -140,22 +155,36 @@ class Jobs:
             await finding.wait()
         live = self._live.get(job_id)
         if live is None:
-            finding = self._finding[job_id] = trio.Event()
-            try:
+            with self._alone_with(job_id):
                 live = self._live[job_id] = await self._find(job_id)
-            finally:
-                del self._finding[job_id]
-                finding.set()
-        self._idle.pop(job_id, None)
+        self._take_up(live)
         live.pins += 1
         return live
 
+    @contextmanager
+    def _alone_with(self, job_id: str) -> Iterator[None]:
+        """Let nobody find an id, that is nobody speak into it, open or close it, within the block."""
+        finding = self._finding[job_id] = trio.Event()
+        try:
+            yield
+        finally:
+            del self._finding[job_id]
+            finding.set()
+
     async def _find(self, job_id: str) -> LiveJob:
-        freed = self._freed.get(job_id)
-        row = None if freed is not None and not freed.is_set() else await self.store.job(job_id)
+        row = None if self._is_being_freed(job_id) else await self.store.job(job_id)
         key = f"job:{job_id}/{secrets.token_hex(8)}" if row is None else row.key
         stream = await self.streams.open_key(key, "" if row is None else row.user_id)
         return LiveJob(job_id, stream, row)
+
+    def _is_being_freed(self, job_id: str) -> bool:
+        freed = self._freed.get(job_id)
+        return freed is not None and not freed.is_set()
+
+    def _free(self, job_id: str, kept: trio.Event) -> None:
+        """Note that an id is free, and from when on the store knows it."""
+        self._freed = {each: freed for each, freed in self._freed.items() if not freed.is_set()}
+        self._freed[job_id] = kept
 
     def unpin(self, live: LiveJob) -> None:
         """Give a pin back; the least recently used idle jobs beyond the bound are forgotten."""
@@ -167,14 +196,26 @@ class Jobs:
             self._ended.pop(live.stream.key, None)
             return
         self._idle[live.job_id] = live
-        for job_id in list(self._idle)[: max(0, len(self._idle) - MAX_IDLE)]:
-            if self._idle[job_id].settled:  # else the store does not know yet whose it is
-                self._drop(self._idle[job_id])
+        live.idle_bytes = live.stream.statistics().bytes
+        self._idle_bytes += live.idle_bytes
+        self._evict()
+
+    def _evict(self) -> None:
+        for idle in list(islice(self._idle.values(), max(LOOK, len(self._idle) - MAX_IDLE))):
+            if len(self._idle) <= MAX_IDLE and self._idle_bytes <= MAX_IDLE_BYTES:
+                return
+            if idle.settled:  # else the store does not know yet whose it is, or what was said
+                self._drop(idle)
 
     def _drop(self, live: LiveJob) -> None:
-        self._idle.pop(live.job_id, None)
+        self._take_up(live)
         del self._live[live.job_id]
         self.streams.release(live.stream)
+
+    def _take_up(self, live: LiveJob) -> None:
+        """Count a job as idle no more."""
+        if self._idle.pop(live.job_id, None) is not None:
+            self._idle_bytes -= live.idle_bytes
 
     # Speaking.
 
@@ -226,13 +267,16 @@ class Jobs:
         async with live.opening:
             if live.row is not None or live.closed:
                 return
-            if await self.store.count_jobs(identity.user_id) >= MAX_OPEN:
+            count = await self.store.count_jobs(identity.user_id)
+            count += sum(each.owner == identity.user_id and each.is_being_opened for each in self._live.values())
+            if count >= MAX_OPEN:
                 raise ClientError("QUOTA_EXCEEDED", f"the user has {MAX_OPEN} open jobs")
             stream = live.stream
             stream.user_id = identity.user_id
             live.row = JobRow(key=stream.key, job_id=live.job_id, user_id=identity.user_id, opened_at=stream.now())
-            with stream.step() as step:
-                step.write(PutJob(row=live.row))
+            # The stream, too: who waits in a silent job has a position in its epoch.
+            put = PutStream(key=stream.key, epoch=stream.epoch, reserved=0)
+            live.kept = self.recorder.keep(put, PutJob(row=live.row))
 
     async def close(self, job_id: str, identity: Identity) -> None:
         """Make an id free; who reads it gets what was said, then ``job_disconnected``. Waits for the commit.
@@ -247,13 +291,12 @@ class Jobs:
             live.closed = True
             del self._live[job_id]
             self._ended[live.stream.key] = live
-            kept = self._freed[job_id] = self.recorder.keep(CloseJob(key=live.stream.key))
+            kept = self.recorder.keep(CloseJob(key=live.stream.key))
+            self._free(job_id, kept)
             for connection, lane in list(live.seats.items()):
-                lane.hold(live.stream.last, self._end_of(live, connection))
+                lane.hold_last(self._end_of(live, connection))
         with trio.move_on_after(CLOSE_S):
             await kept.wait()
-            if self._freed.get(job_id) is kept:
-                del self._freed[job_id]
             return
         raise StoreError("the store does not answer; the job is closed, but a restart might forget it")
 
@@ -267,7 +310,8 @@ class Jobs:
     # Reading.
 
     def join(self, live: LiveJob, connection: Connection) -> Lane:
-        """Let a connection read a job from its visible end on; the pin is the connection's from now on."""
+        """Let a connection read a job from its visible end on; it pins the job until it leaves."""
+        live.pins += 1
         lane = connection.add_job(live.job_id, Cursor(live.stream, self.store, live.stream.visible))
         live.seats[connection] = lane
         live.stream.attach(lane)
@@ -315,38 +359,49 @@ class Jobs:
         while True:
             await trio.sleep(SWEEP_EVERY_S)
             try:
-                await self.forget_ended()
+                while await self.forget_ended() >= SWEEP_ROWS:
+                    pass
             except StoreError as exc:
                 logger.warning("jobs that are over were not looked for: %s", exc)
 
     async def forget_ended(self) -> int:
-        """Forget jobs that are over and that nobody uses; return how many.
+        """Forget up to ``SWEEP_ROWS`` jobs that are over and that nobody uses; return how many, when it is committed.
 
         Raises:
             StoreError: The store did not answer.
         """
-        forgotten = 0
         before = self.streams.clock() - (self.recorder.retention_s or math.inf)
-        for row in await self.store.empty_jobs(before, SWEEP_ROWS):
-            named = await self.store.job(row.job_id)
-            forgotten += self._forget(row, is_open=named is not None and named.key == row.key)
-        self._freed = {job_id: kept for job_id, kept in self._freed.items() if not kept.is_set()}
-        return forgotten
+        rows = await self.store.empty_jobs(before, SWEEP_ROWS)
+        forgotten = [kept for row in rows if (kept := await self._forget(row)) is not None]
+        if forgotten:
+            await forgotten[-1].wait()
+        return len(forgotten)
 
-    def _forget(self, row: JobRow, *, is_open: bool) -> bool:
-        live = self._live.get(row.job_id)
-        if row.key in self._ended or row.job_id in self._finding:
-            return False
-        if live is not None and live.stream.key == row.key:
-            if live.pins or not live.settled:
-                return False
-            self._drop(live)
-        elif is_open and live is not None:
-            return False  # it was closed and opened anew meanwhile
-        kept = self.recorder.keep(ForgetJob(key=row.key))
-        if is_open:
-            self._freed[row.job_id] = kept
-        return True
+    async def _forget(self, row: JobRow) -> trio.Event | None:
+        """Forget a job that was seen to be over, unless it is used, or was since then."""
+        job_id, live = row.job_id, self._live.get(row.job_id)
+        if row.key in self._ended or job_id in self._finding or self._is_being_freed(job_id):
+            return None
+        if live is not None and live.stream.key != row.key:  # the id is another job's: this one was closed
+            return self.recorder.keep(ForgetJob(key=row.key))
+        if live is not None and (live.pins or not live.settled):
+            return None
+        with self._alone_with(job_id):
+            named = await self.store.job(job_id)
+            is_open = named is not None and named.key == row.key
+            if is_open and await self._has_events(row):  # said since it was looked for
+                return None
+            live = self._live.get(job_id)
+            if live is not None:
+                self._drop(live)
+            kept = self.recorder.keep(ForgetJob(key=row.key))
+            if is_open:
+                self._free(job_id, kept)
+            return kept
+
+    async def _has_events(self, row: JobRow) -> bool:
+        stream = await self.store.stream(row.key)
+        return stream is not None and bool(await self.store.events(row.key, stream.epoch, 0, stream.reserved, 1))
 
 
 def missing_job() -> ClientError:

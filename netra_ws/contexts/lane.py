@@ -24,6 +24,7 @@ from netra_ws.protocol.replies import Lagging, ReplayCompleted, Reply, StreamRes
 LAG_BYTES = 32 * 1024 * 1024
 
 _count = itertools.count()
+_LAST = 2**62
 
 
 class Desk(Protocol):
@@ -67,6 +68,7 @@ class Lane:
         job_id: The job whose stream it is; None for the user's own.
         reads: Whether the client may read it; if not, positions pass without frames.
         held: What waits for the cursor, as a heap.
+        left: Whether the client reads it no more; then nothing of it is said, whatever was under way.
     """
 
     cursor: Cursor
@@ -74,6 +76,7 @@ class Lane:
     job_id: str | None = None
     reads: bool = True
     held: list[Held] = attrs.field(factory=list)
+    left: bool = False
     _lagging: bool = False
     _replaying: bool = False
     _setting: int = 0
@@ -98,6 +101,11 @@ class Lane:
     def hold(self, barrier: int, make: Callable[[], bytes | None], answers: Incoming | None = None) -> None:
         """Queue a frame that is made when the cursor has passed *barrier*."""
         heapq.heappush(self.held, Held(barrier, next(_count), make, answers))
+        self.desk.ring(self)
+
+    def hold_last(self, make: Callable[[], bytes | None]) -> None:
+        """Queue what is made when the cursor has passed the last event, behind all else that waits for that."""
+        heapq.heappush(self.held, Held(self.cursor.stream.last, _LAST, make))
         self.desk.ring(self)
 
     # Handing out.
@@ -153,13 +161,15 @@ class Lane:
         try:
             await cursor.refill()
         except Lost:
+            if self.left:
+                return
             # Retention has overtaken this reader; nothing partial (PROTOCOL §5).
             self.jump()
             stream = cursor.stream
             self.desk.tell(StreamReset(epoch=stream.epoch, seq=stream.visible, reason="trimmed", job_id=self.job_id))
             return
         upto = cursor.refill_end
-        if not upto or self._lagging or self._replaying or setting != self._setting:
+        if self.left or not upto or self._lagging or self._replaying or setting != self._setting:
             return
         self._lagging = True
 

@@ -270,6 +270,7 @@ CONTAINERS: tuple[Container, ...] = (
         where=("contexts/jobs.py Jobs._idle",),
         per="process",
         bound=lambda s: jobs.MAX_IDLE,
+        unit=f"jobs, whose events in memory are at most {jobs.MAX_IDLE_BYTES:,} bytes together",
         policy="the least recently used one that is committed is forgotten; the store has it",
         shown='jobs, bounded_size{what="idle_jobs"}',
         size=lambda s: s.registry.jobs.idle,
@@ -525,8 +526,12 @@ CONTAINERS: tuple[Container, ...] = (
             "history/streams.py Streams._opening",
         ),
         per="process",
-        bound=lambda s: s.streams.max_idle + registry.USERS_PER_SEAT * s.registry.policy.max_connections,
-        unit="streams: of every user with something alive, and idle ones",
+        bound=lambda s: (
+            s.streams.max_idle
+            + jobs.MAX_IDLE
+            + s.registry.policy.max_connections * (registry.USERS_PER_SEAT + s.registry.policy.max_jobs_per_connection)
+        ),
+        unit="streams: of every user with something alive, of every job that is read, and idle ones",
         policy="the least recently used idle ones are forgotten, also by bytes; the store has them",
         shown="streams",
         size=lambda s: len(s.streams),

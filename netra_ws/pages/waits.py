@@ -407,6 +407,7 @@ WAITS: tuple[Wait, ...] = (
             "contexts/registry.py Registry.watch_outages",
             "contexts/quota.py Quota.run",
             "contexts/jobs.py Jobs.sweep",
+            "contexts/jobs.py Jobs.forget_ended",
             "history/recorder.py Recorder._retain",
         ),
         within_s=None,
