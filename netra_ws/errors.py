@@ -14,9 +14,14 @@
     │   ├── InputDeclined    the user does not answer an ``ask``, or not in time
     │   ├── DelegateFailed   a sub-run did not end with success
     │   └── ModelError       a model's endpoint is away, refuses, or answers nonsense
+    ├── RunFailed            a message was taken, and its run did not end with success
     ├── RunClosed            an agent goes on after its run has ended or was sealed
     ├── WrongThread          a run was used outside the server's Trio thread
     ├── InvalidArgument      a program called one of our functions with what it does not take
+    │   ├── InvalidContextError    a context of the older surface names no user, thread or run
+    │   └── ContextIsolationError  something of one user was to reach another
+    ├── LimitReached         a program asks for one more than there may be
+    ├── ManagerClosed        a manager of the older surface is used before or after its life
     ├── ServerError          ours; logged, the client is told ``INTERNAL``
     │   ├── StoreError       the store failed or went away
     │   ├── StoreLeased      another process has the store
@@ -223,6 +228,23 @@ class RunClosed(NetraError):
     """The run has ended or was sealed: nothing can be said in its name any more."""
 
 
+class RunFailed(NetraError):
+    """A program's message was taken, and its run ended otherwise than with success; the user has heard its end.
+
+    Attributes:
+        run_id: Which run.
+        status: Its final status: ``error``, ``cancelled`` or ``timeout``.
+        cancelled_by: Who ended it, or None.
+    """
+
+    def __init__(self, run_id: str, status: str, cancelled_by: str | None = None) -> None:
+        by = "" if cancelled_by is None else f" by {cancelled_by}"
+        super().__init__(f"{run_id} ended with {status}{by}")
+        self.run_id = run_id
+        self.status = status
+        self.cancelled_by = cancelled_by
+
+
 class WrongThread(NetraError):
     """A run was used outside the server's Trio thread; go through ``trio.from_thread``."""
 
@@ -237,6 +259,32 @@ class InvalidArgument(NetraError, ValueError):
     def __init__(self, argument: str, text: str) -> None:
         super().__init__(f"{argument}: {text}")
         self.argument = argument
+
+
+class InvalidContextError(InvalidArgument):
+    """A ``compat.UserExecutionContext`` was to be made of what does not name a user, a thread or a run."""
+
+
+class ContextIsolationError(InvalidArgument):
+    """Something of one user was to reach what belongs to another; nothing was stored or sent."""
+
+
+class LimitReached(NetraError, RuntimeError):
+    """A program asks for one more of something than there may be; nothing was made or changed.
+
+    Attributes:
+        what: What there would be too many of, such as ``managers of this user``.
+        most: How many there may be.
+    """
+
+    def __init__(self, what: str, most: int) -> None:
+        super().__init__(f"{what}: the maximum of {most} is reached; close or remove some first")
+        self.what = what
+        self.most = most
+
+
+class ManagerClosed(NetraError, RuntimeError):
+    """A manager of ``netra_ws.compat`` is used after its end, or for what it does only inside ``async with``."""
 
 
 class ServerError(NetraError):

@@ -30,7 +30,7 @@ from netra_ws.errors import ConfigError
 from netra_ws.settings import Settings, development_secret, has_model
 from netra_ws.version import __version__
 from netra_ws.wire.certificates import Certificates
-from netra_ws.wire.door import SOCKET_PATHS
+from netra_ws.wire.paths import SOCKET_PATHS
 from netra_ws.wire.pump import PROTOCOL
 
 if TYPE_CHECKING:
@@ -87,6 +87,7 @@ def context_policy(settings: Settings, given: Mapping[str, Agent]) -> ContextPol
         max_runs_per_user=limits.max_runs_per_user,
         max_threads_per_user=limits.max_threads_per_user,
         max_queued_per_thread=limits.max_queued_per_thread,
+        max_jobs_per_connection=limits.max_jobs_per_connection,
     )
 
 
@@ -201,6 +202,7 @@ def public_config(settings: Settings, policy: ContextPolicy, *, tokens: bool = T
             "search": True,
             "inputs": True,
             "sub_runs": True,
+            "jobs": True,
             "console": settings.server.console,
             "llm": policy.run.model is not None,
         },

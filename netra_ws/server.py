@@ -26,9 +26,10 @@ from netra_ws.agents.tracing import load as load_tracing
 from netra_ws.agents.watchdog import Watchdog
 from netra_ws.asking import Authenticate, make_admit, make_identify, make_renew
 from netra_ws.contexts.embedding import UserSession
+from netra_ws.contexts.job import ProgramJob, check_job_id
 from netra_ws.contexts.quota import Quota
 from netra_ws.contexts.registry import Registry
-from netra_ws.errors import ConfigError, NetraError
+from netra_ws.errors import ConfigError, InvalidArgument, NetraError
 from netra_ws.history.ledger import Ledger
 from netra_ws.history.opening import make_store
 from netra_ws.history.recorder import Recorder
@@ -130,6 +131,26 @@ class Server:
         """
         async with self.registry.hold(identity) as context:
             yield UserSession(context, identity, self.store)
+
+    def job(self, owner: Identity | str, job_id: str) -> ProgramJob:
+        """Return a job, a stream of its own that several users may be granted; nothing is opened yet.
+
+        Args:
+            owner: In whose name it is used; who says the first word into a free id owns it.
+            job_id: 1 to 128 of the characters ``A-Za-z0-9_.:-``; one namespace for all users.
+
+        Raises:
+            InvalidArgument: *job_id* or *owner* is none.
+        """
+        if isinstance(owner, str):
+            try:
+                owner = Identity(owner)
+            except ValueError as exc:
+                raise InvalidArgument("owner", str(exc)) from None
+        if not isinstance(owner, Identity):
+            raise InvalidArgument("owner", f"expected an Identity or a user's id, got {type(owner).__name__}")
+        most = self.registry.policy.run.max_event_bytes
+        return ProgramJob(check_job_id(job_id), owner, self.registry.jobs, most)
 
     async def serve_stream(self, stream: trio.abc.Stream, peer: str = "local") -> None:
         """Serve one client on a stream that came another way than through the port, as if it had come so.
@@ -346,7 +367,7 @@ async def _rooms(
                 watching = [watchdog.run] if world.watches else []
                 if keyring is not None:
                     watching.append(keyring.run)
-                for task in (wiring.flusher.run, heartbeat.run, registry.watch_outages, *watching):
+                for task in (wiring.flusher.run, heartbeat.run, registry.watch_outages, registry.jobs.sweep, *watching):
                     nursery.start_soon(task)
                 await nursery.start(registry.run)
                 nursery.start_soon(quota.run)

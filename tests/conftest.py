@@ -21,6 +21,7 @@ from .end_to_end.needs import missing
 from .kit import settings as make_settings
 from .postgres import Postgres, find_binaries
 from .postgres import server as postgres_server
+from .scripted import ScriptedServer
 
 _schemas = count()
 
@@ -68,6 +69,12 @@ async def server() -> AsyncIterator[StartServer]:
 
         yield start
         nursery.cancel_scope.cancel()
+
+
+@pytest.fixture
+def scripted(nursery: trio.Nursery) -> ScriptedServer:
+    """A server that plays scripts; its tests ask for ``autojump_clock``, too, by name."""
+    return ScriptedServer(nursery)
 
 
 @pytest.fixture(scope="session")

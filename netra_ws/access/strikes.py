@@ -49,6 +49,22 @@ class Blocked:
     until: float
 
 
+@attrs.frozen
+class Tracked:
+    """What is remembered of a pair.
+
+    Attributes:
+        origin: ``*`` for every origin of an address that is blocked as a whole.
+        address: An IPv6 network where that is one client.
+        strikes: Refusals that counted.
+    """
+
+    origin: str
+    address: str
+    strikes: int
+    blocked: bool
+
+
 @attrs.define
 class Strikes:
     """Counts refusals by pair and tells who is blocked.
@@ -130,6 +146,13 @@ class Strikes:
         """Return how many pairs are blocked now."""
         self._expire(now)
         return len(self._blocked)
+
+    def tracked(self, now: float) -> Iterator[Tracked]:
+        """Yield every pair that is remembered now, those that are blocked last."""
+        self._expire(now)
+        for among in (self._struck, self._blocked):
+            for (origin, place), kept in among.items():
+                yield Tracked(origin, place, kept.count, among is self._blocked)
 
     def _add(self, among: OrderedDict[_Pair, _Strikes], pair: _Pair, kept: _Strikes) -> None:
         while len(self) >= self.max_tracked:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, MutableMapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import attrs
+import orjson
 import trio
 
 from netra_ws.errors import EventTooLarge
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from .agent import Agent
     from .asyncio_thread import AsyncioThread
     from .inputs import Inputs
+    from .job import Job
     from .llm.endpoint import ModelEndpoint
     from .run import Run
     from .tools import Tool
@@ -99,6 +101,14 @@ class Host(Protocol):
         """
         ...
 
+    def job(self, job_id: str, run: Run) -> Job:
+        """Return a job for the hands of a run.
+
+        Raises:
+            InvalidArgument: *job_id* is none.
+        """
+        ...
+
     def run_ended(self, run: Run) -> None:
         """Count a sub-run that has ended."""
         ...
@@ -112,6 +122,18 @@ def check_name(what: str, name: str) -> None:
     """Raise ``EventTooLarge`` for a name of more than ``MAX_NAME`` characters."""
     if len(name) > MAX_NAME:
         raise EventTooLarge(what, len(name), MAX_NAME)
+
+
+def check_size(what: str, value: object, most: int, already: int = 0) -> int:
+    """Return the size of *value* in an event that carries *already* so many of its *most* bytes.
+
+    Raises:
+        EventTooLarge, TypeError: No event can carry it.
+    """
+    size = len(orjson.dumps([value])) - 2  # in a list, because it will stand one level deep: that is bounded, too
+    if already + size > most:
+        raise EventTooLarge(what, already + size, most)
+    return size
 
 
 def check_progress(progress: object) -> None:

@@ -10,16 +10,15 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, contextmanager
 from types import NoneType
 from typing import TYPE_CHECKING, Any
 
 import attrs
-import orjson
 import trio
 
-from netra_ws.errors import EventTooLarge, QuotaExceeded, RunClosed, WrongThread
+from netra_ws.errors import QuotaExceeded, RunClosed, WrongThread
 from netra_ws.history.ledger import Ledger
 from netra_ws.history.stores.contract import MessageRow, PutRun, Write
 from netra_ws.history.stream import Entry, Stream
@@ -39,8 +38,9 @@ from netra_ws.protocol.events import (
 
 from .calling import completed, open_call
 from .inputs import EXPIRES_IN, ask
+from .job import Job
 from .processes import Processes
-from .request import Host, RunPolicy, RunRequest, check_name, check_progress, check_usage, row_of
+from .request import Host, RunPolicy, RunRequest, check_name, check_progress, check_size, check_usage, row_of
 from .speech import RowMaker, Speech
 from .states import CLOSED, LIVE, SPEAKING, TRANSITIONS, RunState, RunStep
 from .thread import RunThread
@@ -262,6 +262,19 @@ class Run:
         self.check_size("the value", value)
         self.tell(AgentEvent(**self.names(), name=name, value=value))
         await self.pause()
+
+    def job(self, job_id: str) -> Job:
+        """Return a job, a stream of its own that several users may be granted; nothing is opened yet.
+
+        Args:
+            job_id: 1 to 128 of the characters ``A-Za-z0-9_.:-``; one namespace for all users.
+
+        Raises:
+            InvalidArgument: *job_id* is none.
+            RunClosed: The run has ended.
+        """
+        self.check_open()
+        return self.host.job(job_id, self)
 
     def usage(
         self,
@@ -570,10 +583,7 @@ class Run:
         Raises:
             EventTooLarge, TypeError: No event can carry it.
         """
-        size = len(orjson.dumps([value])) - 2  # in a list, because it will stand one level deep: that is bounded, too
-        if already + size > self.policy.max_event_bytes:
-            raise EventTooLarge(what, already + size, self.policy.max_event_bytes)
-        return size
+        return check_size(what, value, self.policy.max_event_bytes, already)
 
     def tell(self, event: Event, *, closing: bool = False) -> Entry:
         """Append an event of this run; *closing* ones are past its bound on events.
@@ -583,10 +593,25 @@ class Run:
             QuotaExceeded: It has said too much, and is being ended for it.
         """
         self.check_open()
-        if self.family.events >= self.policy.max_events and not closing:
+        if not closing:
+            self._check_quota()
+        return self.append(event)
+
+    def spoke_elsewhere(self) -> None:
+        """Count an event that this run says on another stream, before it is said.
+
+        Raises:
+            RunClosed, QuotaExceeded: As ``tell``.
+        """
+        self.check_open()
+        self._check_quota()
+        self.family.events += 1
+        self.last_event_at = trio.current_time()
+
+    def _check_quota(self) -> None:
+        if self.family.events >= self.policy.max_events:
             self.cancel("quota")
             raise QuotaExceeded(f"more than {self.policy.max_events} events in one run")
-        return self.append(event)
 
     def commit(self, event: Event, row: RowMaker) -> Entry:
         """Append a closing event together with the row that is made of its entry."""
@@ -610,6 +635,16 @@ class Run:
             self.cancel("user")
         await trio.lowlevel.checkpoint_if_cancelled()
 
+    @contextmanager
+    def waiting_for_the_store(self) -> Iterator[None]:
+        """Let nobody take the silence of the block for that of the run."""
+        self.held_up = True
+        try:
+            yield
+        finally:
+            self.held_up = False
+            self.last_event_at = trio.current_time()
+
     async def pause(self) -> None:
         """Give way behind an event: at least every 16 events or every millisecond; wait while the store is behind."""
         self._burst += 1
@@ -617,12 +652,8 @@ class Run:
             await trio.lowlevel.checkpoint_if_cancelled()
             return
         if self.stream.full:
-            self.held_up = True
-            try:
+            with self.waiting_for_the_store():
                 await self.stream.wait_for_room()
-            finally:
-                self.held_up = False
-                self.last_event_at = trio.current_time()
         await trio.lowlevel.checkpoint()
         self._burst = 0
         self._slice_ends = time.perf_counter() + BURST_S

@@ -10,32 +10,38 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import attrs
+import trio
 
-from netra_ws.errors import ClientError, Refused
+from netra_ws.errors import ClientError, InvalidArgument, Refused
 from netra_ws.history.stores.contract import RenameThread as RenameThreadRow
 from netra_ws.protocol import commands as said
 from netra_ws.protocol.closing import CloseCode
 from netra_ws.protocol.codec import Incoming
-from netra_ws.protocol.events import ThreadRenamed
+from netra_ws.protocol.events import Announcement, ThreadRenamed
 from netra_ws.protocol.replies import (
     Ack,
     AuthRefreshed,
     HandshakeComplete,
     HeartbeatAck,
+    JobConnected,
+    JobDisconnected,
     Pong,
+    Position,
     Reply,
-    StreamReset,
     ThreadCreatedReply,
     ThreadDeletedReply,
     ThreadRenamedReply,
     ThreadSwitched,
     Typing,
 )
+from netra_ws.protocol.values import split_position
 
 from .connection import Connection
 from .context import UserContext
+from .jobs import LiveJob, missing_job
 from .kicking import Whom
 from .memory import digest
+from .reading import check_event
 from .starting import Ask, ensure_thread, find_thread, remove_thread, start, wait_for_leaving
 from .stopping import proof_of_end
 
@@ -192,24 +198,14 @@ async def _delete_thread(asked: Asked, command: said.DeleteThread) -> Later:
 
 
 async def _resume(asked: Asked, command: said.Resume) -> Result:
-    if command.job_id is not None:
-        raise _missing("job")
+    connection = asked.connection
+    lane = connection.lane if command.job_id is None else connection.job_lanes.get(command.job_id)
+    if lane is None:
+        raise missing_job()
     # The answer comes first, then whatever the position means.
-    asked.connection.tell(Ack(), asked.incoming)
-    set_position(asked.connection, command.epoch, command.seq)
+    connection.tell(Ack(), asked.incoming)
+    lane.go_on_behind(command.epoch, command.seq)
     return None
-
-
-def set_position(connection: Connection, epoch: str, seq: int) -> bool:
-    """Go on behind a client's position, or tell it that nothing can be continued; return whether it could."""
-    stream = connection.cursor.stream
-    reason = stream.judge(epoch, seq)
-    if reason is None:
-        connection.replay(seq)
-        return True
-    connection.jump()
-    connection.tell(StreamReset(epoch=stream.epoch, seq=stream.visible, reason=reason))
-    return False
 
 
 async def _typing(asked: Asked, command: said.UserTyping) -> Answer:
@@ -217,7 +213,7 @@ async def _typing(asked: Asked, command: said.UserTyping) -> Answer:
         raise _missing("thread")
     notice = Typing(user_id=asked.context.user_id, thread_id=command.thread_id, is_typing=command.is_typing)
     for connection in asked.context.connections.values():
-        if connection is not asked.connection and connection.reads:
+        if connection is not asked.connection and connection.reads and not connection.quiet:
             connection.tell(notice)
     return Answer(Ack(thread_id=command.thread_id))
 
@@ -241,11 +237,17 @@ async def _disconnect(asked: Asked, command: said.Disconnect) -> Result:
     return None
 
 
-async def _handshake(asked: Asked, command: said.HandshakeAcknowledged) -> Answer:
-    thread_id = command.thread_id or asked.connection.thread_id
-    if not asked.connection.older or thread_id is None:
+async def _handshake(asked: Asked, command: said.HandshakeAcknowledged) -> Result:
+    connection = asked.connection
+    if connection.offered is None:
         raise ClientError("INVALID_MESSAGE", "no handshake was begun")
-    return Answer(HandshakeComplete(thread_id=thread_id))
+    if command.thread_id not in (None, connection.offered):
+        fields = {"$.thread_id": "expected that of the handshake_response"}
+        raise ClientError("INVALID_MESSAGE", "the handshake is about another thread", details={"fields": fields})
+    # In front of everything that was kept back; said once more to who acknowledges once more.
+    connection.tell(HandshakeComplete(thread_id=connection.offered), asked.incoming)
+    connection.end_quiet()
+    return None
 
 
 async def _answer_input(asked: Asked, command: said.InputResponse) -> Answer:
@@ -253,8 +255,54 @@ async def _answer_input(asked: Asked, command: said.InputResponse) -> Answer:
     return Answer(Ack(), context.inputs.answer(command.input_id, command.status, command.value, context.user_id))
 
 
-async def _no_job(asked: Asked, command: said.Command) -> Answer:
-    raise _missing("job")
+async def _connect_job(asked: Asked, command: said.ConnectJob) -> Result:
+    connection, jobs = asked.connection, asked.context.home.jobs
+    lane = connection.job_lanes.get(command.job_id)
+    most = asked.context.policy.max_jobs_per_connection
+    if lane is None and len(connection.job_lanes) >= most:
+        raise ClientError("QUOTA_EXCEEDED", f"more than {most} jobs on one connection")
+    live = await jobs.pin(command.job_id)
+    try:
+        if not live.may_read(connection.identity):
+            raise missing_job()
+        # The answer comes first: from where it will be read, then what stands there.
+        position = Position(epoch=live.stream.epoch, seq=live.stream.visible)
+        connection.tell(JobConnected(job_id=command.job_id, stream=position), asked.incoming)
+        if not connection.closing and connection not in live.seats:
+            jobs.leave(connection, command.job_id)  # an older incarnation, which was closed
+            lane = jobs.join(live, connection)
+    finally:
+        jobs.unpin(live)
+    if lane is not None and command.resume is not None:
+        lane.go_on_behind(*split_position(command.resume))
+    return None
+
+
+async def _disconnect_job(asked: Asked, command: said.DisconnectJob) -> Answer:
+    if not asked.context.home.jobs.leave(asked.connection, command.job_id):
+        raise missing_job()
+    return Answer(JobDisconnected(job_id=command.job_id))
+
+
+async def _publish_job(asked: Asked, command: said.PublishJob) -> Later:
+    context, identity = asked.context, asked.connection.identity
+    context.check_store()
+    try:
+        check_event(command.name, command.value, context.policy.run.max_event_bytes)
+    except InvalidArgument as wrong:
+        text = f"$.{wrong}"
+        raise ClientError("INVALID_MESSAGE", text, details={"fields": {f"$.{wrong.argument}": text}}) from None
+    event = Announcement(name=command.name, value=command.value, user_id=context.user_id, job_id=command.job_id)
+    jobs = context.home.jobs
+    stream, seq = await jobs.emit(command.job_id, identity, lambda live: event, LiveJob.may_read)
+
+    async def kept() -> Answer:
+        with trio.move_on_after(context.policy.run.finalise_s):
+            await stream.wait_visible(seq)
+            return Answer(Ack(seq=seq))
+        raise ClientError("UNAVAILABLE", "the store does not answer; this may still take effect", retryable=True)
+
+    return kept
 
 
 async def _refresh_auth(asked: Asked, command: said.RefreshAuth) -> Answer:
@@ -274,6 +322,7 @@ async def _refresh_auth(asked: Asked, command: said.RefreshAuth) -> Answer:
         raise ClientError("AUTH_FAILED", "the token is another user's; connect anew with it", details=details)
     if not connection.closing:
         connection.renew(identity)
+        asked.context.home.jobs.look_again(connection)
     return Answer(AuthRefreshed(expires_at=identity.expires_at))
 
 
@@ -300,9 +349,9 @@ FUNCTIONS: Mapping[type[said.Command], Function] = {
     said.RenameThread: _rename_thread,
     said.DeleteThread: _delete_thread,
     said.SwitchThread: _switch_thread,
-    said.ConnectJob: _no_job,
-    said.DisconnectJob: _no_job,
-    said.PublishJob: _no_job,
+    said.ConnectJob: _connect_job,
+    said.DisconnectJob: _disconnect_job,
+    said.PublishJob: _publish_job,
     said.Resume: _resume,
     said.RefreshAuth: _refresh_auth,
     said.Kick: _kick,
@@ -336,7 +385,7 @@ NEEDS: Mapping[type[said.Command], str] = {
 READS_NOTHING = frozenset({said.Ping, said.Heartbeat, said.Connect, said.Disconnect, said.Resume, said.RefreshAuth})
 
 #: What is answered in a task of its own.
-TAKES_TIME = frozenset({said.StopAgent, said.DeleteThread, said.Kick})
+TAKES_TIME = frozenset({said.StopAgent, said.DeleteThread, said.Kick, said.PublishJob})
 
 #: What still works after the token has expired.
 WITHOUT_TOKEN = (said.RefreshAuth, said.Ping, said.Heartbeat, said.StopAgent)

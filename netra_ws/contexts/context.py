@@ -29,6 +29,8 @@ from netra_ws.protocol.events import CancelledBy
 from netra_ws.protocol.replies import ActiveRun
 
 from .connection import Connection
+from .job import RunJob, check_job_id
+from .jobs import Jobs
 from .kicking import Kicked, Whom
 from .memory import UserMemory
 from .policy import ContextPolicy
@@ -52,6 +54,11 @@ class Home(Protocol):
     @property
     def store_away(self) -> bool:
         """Whether nothing new should be begun, because the store takes nothing."""
+        ...
+
+    @property
+    def jobs(self) -> Jobs:
+        """The streams that several users may be granted."""
         ...
 
     def run_ended(self, run: Run) -> None:
@@ -211,13 +218,14 @@ class UserContext:
     def attach(self, connection: Connection) -> None:
         """Let a connection hear and speak."""
         self.connections[connection.connection_id] = connection
-        self.stream.attach(connection)
+        self.stream.attach(connection.lane)
         self.home.attached(connection)
 
     def detach(self, connection: Connection) -> None:
         """Take a connection out of everything; may be called twice."""
         self.connections.pop(connection.connection_id, None)
-        self.stream.detach(connection)
+        self.stream.detach(connection.lane)
+        self.home.jobs.leave_all(connection)
 
     def leave(self, *, explicit: bool = False) -> None:
         """Give a seat or a hold back; *explicit* says that no return is meant."""
@@ -284,6 +292,14 @@ class UserContext:
     def inputs(self) -> Inputs:
         """The user's open questions; they are remembered beyond this context."""
         return self.memory.inputs
+
+    def job(self, job_id: str, run: Run) -> RunJob:
+        """Return a job for the hands of a run.
+
+        Raises:
+            InvalidArgument: *job_id* is none.
+        """
+        return RunJob(check_job_id(job_id), run, self.home.jobs)
 
     def run_ended(self, run: Run) -> None:
         """Count a sub-run that has ended."""

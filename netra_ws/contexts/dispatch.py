@@ -61,6 +61,8 @@ class Turn:
     async def take(self) -> None:
         """Carry the command out and answer it, whatever happens."""
         incoming = self.incoming
+        if incoming.type_name != said.HandshakeAcknowledged.type:
+            self.connection.end_quiet()  # who says anything else wants to hear of it, or knows no handshake
         if incoming.error is not None:
             self._answer_malformed(incoming.error)
             return

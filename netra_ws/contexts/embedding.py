@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,92 +10,19 @@ import attrs
 import orjson
 import trio
 
-from netra_ws.errors import ClientError, Lost, RunClosed, Trimmed
+from netra_ws.errors import ClientError, RunClosed
 from netra_ws.history.cursor import Cursor
 from netra_ws.history.stores.contract import Store
 from netra_ws.identity import Identity
-from netra_ws.protocol.codec import Heard, frame_payload, read_command, read_server
+from netra_ws.protocol.codec import read_command
 from netra_ws.protocol.commands import OnBusy, OnDisconnect, StartAgent
-from netra_ws.protocol.events import AgentCompleted
+from netra_ws.protocol.events import AgentCompleted, Announcement
 from netra_ws.protocol.replies import Position
 
 from .context import UserContext
+from .reading import Events, check_event
 from .starting import Ask, start
 from .stopping import proof_of_end
-
-#: Bytes read from the log in one go.
-CHUNK = 64 * 1024
-
-
-@attrs.define(eq=False, repr=False)
-class Events:
-    """Events of a log as an async iterator without end; it may be left and taken up again at any time."""
-
-    _cursor: Cursor
-    _run_id: str | None = None
-    _family: set[str] = attrs.field(init=False)
-    _ready: deque[Heard] = attrs.field(factory=deque)
-    _rung: trio.Event = attrs.field(factory=trio.Event)
-    _ended: bool = False
-
-    def __attrs_post_init__(self) -> None:
-        self._family = set() if self._run_id is None else {self._run_id}
-
-    def wake(self) -> None:
-        """There is more (``history.stream.Reader``)."""
-        self._rung.set()
-
-    def __aiter__(self) -> Events:
-        return self
-
-    async def __anext__(self) -> Heard:
-        """Return the next event; of one run, with those of its sub-runs, nothing behind its ``agent_completed``.
-
-        Raises:
-            StoreError: The store did not answer; the next call tries again.
-            ClientError: ``CONFLICT``: the store has removed events that come next.
-        """
-        await trio.lowlevel.checkpoint()
-        if self._ended:
-            raise StopAsyncIteration
-        while not self._ready:
-            await self._read()
-        heard = self._ready.popleft()
-        self._ended = heard.type == AgentCompleted.type and heard.fields.get("run_id") == self._run_id
-        return heard
-
-    async def _read(self) -> None:
-        cursor = self._cursor
-        if not cursor.pending:
-            # Attached only while waiting: an iterator that is dropped leaves nothing behind.
-            self._rung = trio.Event()
-            cursor.stream.attach(self)
-            try:
-                await self._rung.wait()
-            finally:
-                cursor.stream.detach(self)
-        try:
-            frames = cursor.take(CHUNK)
-        except Trimmed:
-            await self._refill()
-            return
-        for frame in frames:
-            heard = read_server(frame_payload(frame))
-            if self._run_id is None or self._is_of_family(heard):
-                self._ready.append(heard)
-
-    def _is_of_family(self, heard: Heard) -> bool:
-        run_id, parent = heard.fields.get("run_id"), heard.fields.get("parent_run_id")
-        if parent in self._family and run_id is not None:
-            self._family.add(run_id)
-        return run_id in self._family
-
-    async def _refill(self) -> None:
-        try:
-            await self._cursor.refill()
-        except Lost:
-            details = {"reason": "trimmed"}
-            raise ClientError("CONFLICT", "the position cannot be continued", details=details) from None
 
 
 @attrs.define
@@ -208,6 +134,27 @@ class UserSession:
             return status
         self.context.stop(run)
         return await proof_of_end(run)
+
+    async def emit(self, name: str, value: Any) -> int:
+        """Say something to the user outside any run: an ``agent_event`` on their stream, with any JSON value.
+
+        It is numbered and kept like all others, so whoever is away gets it by resuming. It has no ``thread_id``,
+        ``run_id`` and ``agent_name``. Waits while the store is behind; returns before it is committed.
+
+        Returns:
+            The event's seq.
+
+        Raises:
+            InvalidArgument: *name* is no text of 1 to 256 characters, or *value* is no JSON, or above
+                ``limits.max_event_bytes``.
+            ClientError: ``UNAVAILABLE``: the store takes nothing.
+        """
+        check_event(name, value, self.context.policy.run.max_event_bytes)
+        self.context.check_store()
+        await self.context.stream.wait_for_room()
+        entry = self.context.stream.append(Announcement(name=name, value=value))
+        await trio.lowlevel.checkpoint()
+        return entry.seq
 
     @property
     def pending_inputs(self) -> list[Mapping[str, Any]]:

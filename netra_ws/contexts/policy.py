@@ -43,3 +43,4 @@ class ContextPolicy:
     max_runs_per_user: int
     max_threads_per_user: int
     max_queued_per_thread: int
+    max_jobs_per_connection: int

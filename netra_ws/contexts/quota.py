@@ -1,8 +1,9 @@
 """How much may be kept of one user: ``limits.max_stored_bytes_per_user``, watched in the background.
 
-A user's store is measured after every sixteenth of the quota that was written, so it may stand that much
-above it. What goes first is the oldest part of the log, which serves only clients that come back: down
-to a quarter of the quota. Then whole threads go, the one that was used longest ago first, each with its
+A user's store is measured after every sixteenth of the quota that was written, and a sixteenth of that for each
+job, so it may stand that much above it. What goes first is the oldest part of the log, which serves only
+clients that come back: down to a quarter of the quota. Then the logs of the user's jobs are cut, the largest one
+first. Then whole threads go, the one that was used longest ago first, each with its
 ``thread_deleted``; never one in which a run goes on or waits. A sixteenth is made free beyond the quota,
 so that the next message does not start all over.
 """
@@ -50,7 +51,7 @@ class Quota:
 
     def note(self, stream: Stream, size: int) -> None:
         """Count what was kept; called by the recorder."""
-        share = self.limit_bytes // SHARE
+        share = self.limit_bytes // (SHARE if stream.key == f"user:{stream.user_id}" else SHARE * SHARE)
         if stream.unmeasured is None:
             # Nobody knows how much was written before: after a restart, users come due one by one.
             stream.unmeasured = random.randrange(share + 1)  # noqa: S311  (spreads work, protects nothing)
@@ -82,12 +83,12 @@ class Quota:
             usage = await self.store.usage(user_id, stream.key)
             if usage.total <= self.limit_bytes:
                 return
-            target = self.limit_bytes - self.limit_bytes // SHARE
-            log_bytes = min(usage.events, max(target - usage.messages, self.limit_bytes // LOG_SHARE))
-            await self.registry.recorder.shorten(self.registry.streams, stream, log_bytes)
+            excess = usage.total - self.limit_bytes + self.limit_bytes // SHARE
+            log_bytes = min(usage.events, max(usage.events - excess, self.limit_bytes // LOG_SHARE))
+            await self.registry.recorder.shorten(self.registry.streams, stream.key, log_bytes)
         finally:
             self.registry.streams.release(stream)
-        excess = usage.messages + log_bytes - target
+        excess = await self._shorten_jobs(user_id, excess - (usage.events - log_bytes))
         removed = 0
         if excess > 0:
             async with self.registry.borrow(user_id) as context:
@@ -100,6 +101,18 @@ class Quota:
             log_bytes,
             removed,
         )
+
+    async def _shorten_jobs(self, user_id: str, excess: int) -> int:
+        """Cut the logs of a user's largest jobs; return how much is still too much."""
+        if excess <= 0:
+            return 0
+        for key, size in await self.store.largest_jobs(user_id, PAGE):
+            cut = min(size, excess)
+            await self.registry.recorder.shorten(self.registry.streams, key, size - cut)
+            excess -= cut
+            if excess <= 0:
+                break
+        return excess
 
     async def _remove_threads(self, context: UserContext, excess: int) -> int:
         removed = seq = skipped = 0

@@ -29,6 +29,7 @@ from netra_ws.protocol.replies import ConnectionWarning, Draining
 from .connection import Connection
 from .context import UserContext
 from .counts import RegistryStatistics, RunCounts
+from .jobs import Jobs
 from .kicking import Kick, Kicked, Whom, read_row, row_of, sign_out
 from .memory import Memories
 from .policy import ContextPolicy
@@ -94,6 +95,7 @@ class Registry:
     dice: random.Random = attrs.field(factory=random.Random)
     revocations: Revocations = attrs.field(factory=Revocations)
     memories: Memories = attrs.field(init=False)
+    jobs: Jobs = attrs.field(init=False)
     seats: int = 0
     _patience_s: float = 0.0
     _shutting: bool = False
@@ -109,6 +111,7 @@ class Registry:
 
     def __attrs_post_init__(self) -> None:
         self.memories = Memories(self.policy.messages_per_minute)
+        self.jobs = Jobs(self.streams, self.ledger.store, self.recorder)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Hold the contexts' nursery open until cancelled."""

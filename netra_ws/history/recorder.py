@@ -17,7 +17,7 @@ import trio
 
 from netra_ws.errors import StoreError
 
-from .stores.contract import PutRevocation, Store, Write
+from .stores.contract import Store, Write
 from .stream import Step, Stream
 from .streams import Streams
 
@@ -90,7 +90,7 @@ class Recorder:
     def __repr__(self) -> str:
         return f"<Recorder {len(self._steps)} steps wait{', failing' if self._failing else ''}>"
 
-    def keep(self, *rows: PutRevocation) -> trio.Event:
+    def keep(self, *rows: Write) -> trio.Event:
         """Have rows committed that belong to no stream; never waits. What is returned is set when they are."""
         waiting = _Rows(list(rows))
         self.submit(waiting)
@@ -200,13 +200,13 @@ class Recorder:
             else:
                 delay = TRIM_EVERY_S
 
-    async def shorten(self, streams: Streams, stream: Stream, keep_bytes: int) -> None:
+    async def shorten(self, streams: Streams, key: str, keep_bytes: int) -> None:
         """Remove the oldest events of a stream beyond *keep_bytes*; groups are committed between the portions.
 
         Raises:
             StoreError: The store did not answer; what was removed until then is removed.
         """
-        await self._remove(streams, lambda: self.store.shorten(stream.key, keep_bytes))
+        await self._remove(streams, lambda: self.store.shorten(key, keep_bytes))
 
     async def _remove(self, streams: Streams, mark: Callable[[], Awaitable[Mapping[str, int]]]) -> None:
         # One portion at a time, whoever wants it: what one has found, the other might remove meanwhile.

@@ -52,7 +52,17 @@ class Streams:
         Raises:
             StoreError: The store did not answer.
         """
-        key = f"user:{user_id}"
+        return await self.open_key(f"user:{user_id}", user_id)
+
+    async def open_key(self, key: str, user_id: str) -> Stream:
+        """Return the stream of a key, pinned until ``release``; a new one is stored with its first event.
+
+        Args:
+            user_id: Whose it is.
+
+        Raises:
+            StoreError: The store did not answer.
+        """
         while key in self._opening:
             await self._opening[key].done.wait()
         stream = self._streams.get(key)

@@ -16,7 +16,7 @@ from netra_ws.access.keys import MAX_KEYS
 from netra_ws.agents import asyncio_thread, calling, delegation, inputs, processes, watchdog
 from netra_ws.agents.llm import bounds, chunks
 from netra_ws.agents.mcp import bounds as mcp
-from netra_ws.contexts import connection, dispatch, memory, quota, registry
+from netra_ws.contexts import connection, dispatch, jobs, lane, memory, quota, registry
 from netra_ws.history import cursor, recorder, stream
 from netra_ws.protocol.events import Event
 from netra_ws.wire import crowd, head, heartbeat, pump, refusals
@@ -243,11 +243,36 @@ CONTAINERS: tuple[Container, ...] = (
     ),
     Container(
         what="held_answers",
-        where=("contexts/connection.py Connection._held",),
+        where=("contexts/lane.py Lane.held",),
         per="connection",
         bound=lambda s: connection.HELD_HIGH + connection.INBOX,
         policy="nothing more is read from the client",
         shown="commands_total",
+    ),
+    Container(
+        what="jobs_of_connection",
+        where=("contexts/connection.py Connection.job_lanes", "contexts/connection.py Connection._rung"),
+        per="connection",
+        bound=lambda s: s.registry.policy.max_jobs_per_connection,
+        policy="QUOTA_EXCEEDED",
+        shown='commands_total{code="QUOTA_EXCEEDED"}',
+    ),
+    Container(
+        what="open_jobs",
+        where=(),
+        per="user",
+        bound=lambda s: jobs.MAX_OPEN,
+        policy="QUOTA_EXCEEDED for who would open another one; retention closes those that are silent",
+        shown='commands_total{code="QUOTA_EXCEEDED"}',
+    ),
+    Container(
+        what="idle_jobs",
+        where=("contexts/jobs.py Jobs._idle",),
+        per="process",
+        bound=lambda s: jobs.MAX_IDLE,
+        policy="the least recently used one that is committed is forgotten; the store has it",
+        shown='jobs, bounded_size{what="idle_jobs"}',
+        size=lambda s: s.registry.jobs.idle,
     ),
     Container(
         what="own_frames",
@@ -558,7 +583,7 @@ CONTAINERS: tuple[Container, ...] = (
         what="lag",
         where=(),
         per="connection",
-        bound=lambda s: connection.LAG_BYTES,
+        bound=lambda s: lane.LAG_BYTES,
         unit="bytes that the log grew while a reader was behind without a break; they cost only its position",
         policy="close 4000; the client goes on from its position",
         shown='closes_total{code="4000"}',

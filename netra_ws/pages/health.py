@@ -9,6 +9,7 @@ from netra_ws.errors import StoreError
 from netra_ws.measures import memory_bytes
 from netra_ws.wire.head import Head, Reply, json_reply
 
+from .older import health_words
 from .sources import FRESH, STUCK_S, Sources
 
 #: Seconds for a round trip to the store; the first where traffic depends on it, the second where it is only told.
@@ -43,6 +44,7 @@ class Health:
         dead = not (found["recorder"] and found["flusher"])
         status = "unhealthy" if dead else "degraded" if problems else "healthy"
         statistics = self.sources.registry.statistics()
+        older_metrics, older = health_words(self.sources)
         fields = {
             "status": status,
             "service": "websocket",
@@ -53,8 +55,10 @@ class Health:
                 **attrs.asdict(statistics),
                 "memory_bytes": memory_bytes(),
                 "uptime_s": round(self.sources.clock() - self.sources.started_at, 3),
+                **older_metrics,
             },
             "errors": problems,
+            **older,
         }
         return json_reply(200, fields, FRESH)
 

@@ -50,7 +50,7 @@ class Metrics(Collector):
             "users": ("Users with an open context.", numbers.users),
             "runs": ("Runs that have not ended.", numbers.runs),
             "runs_stuck": ("Runs that could not be stopped.", numbers.stuck),
-            "jobs": ("Open job streams.", 0),
+            "jobs": ("Job streams in memory.", len(sources.registry.jobs)),
             "origins_blocked": (
                 "Pairs of origin and address that are blocked.",
                 sources.admission.strikes.blocked_count(sources.clock()),

@@ -13,6 +13,7 @@ from netra_ws.contexts.context import UserContext
 from netra_ws.measures import memory_bytes
 from netra_ws.wire.head import Head, Reply, json_reply
 
+from .older import config_words, stats_words
 from .sources import FRESH, Sources, rate_limited
 
 #: Blocked pairs that are listed; ``origins_blocked`` tells how many there are.
@@ -27,7 +28,7 @@ class Stats:
 
     async def config(self, head: Head, body: bytes) -> Reply:
         """Tell how to connect, and the limits."""
-        return json_reply(200, dict(self.sources.config), FRESH)
+        return json_reply(200, {**self.sources.config, **config_words(self.sources)}, FRESH)
 
     async def stats(self, head: Head, body: bytes) -> Reply:
         """Tell counts; with an operator's token also users and their connections.
@@ -58,6 +59,7 @@ class Stats:
         admission = sources.admission.statistics(sources.clock())
         threads = registry.policy.run.threads.statistics()
         return {
+            **stats_words(sources),
             **attrs.asdict(registry.statistics()),
             "revocations": len(registry.revocations),
             "streams": len(sources.streams),

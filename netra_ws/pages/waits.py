@@ -14,7 +14,7 @@ from netra_ws.access import freshness
 from netra_ws.agents import asyncio_thread, inputs, watchdog
 from netra_ws.agents.llm import bounds
 from netra_ws.agents.mcp import bounds as mcp
-from netra_ws.contexts import dispatch, registry
+from netra_ws.contexts import dispatch, jobs, registry
 from netra_ws.history import recorder
 from netra_ws.wire import crowd, door, pump, stream
 
@@ -64,7 +64,7 @@ WAITS: tuple[Wait, ...] = (
             "wire/head.py Request.answer",
             "contexts/registry.py Registry.seat",
             "contexts/registry.py Registry.borrow",
-            "history/streams.py Streams.open",
+            "history/streams.py Streams.open_key",
         ),
         within_s=lambda s: s.door.handshake_s,
         ends=f"timing.handshake_s; {crowd.HURRIED_S:g} s where handshakes are crowded",
@@ -119,6 +119,13 @@ WAITS: tuple[Wait, ...] = (
         within_s=lambda s: s.wiring.handshake_s,
         ends="timing.handshake_s",
         shown="closes_total",
+    ),
+    Wait(
+        what="an older client's word that it has read its handshake; events wait behind it",
+        where=("wire/pump.py Socket._end_quiet",),
+        within_s=lambda s: pump.QUIET_S,
+        ends="handshake_acknowledged, any other command, or the bound",
+        shown="",
     ),
     Wait(
         what="the next message of a client",
@@ -221,6 +228,20 @@ WAITS: tuple[Wait, ...] = (
         within_s=lambda s: s.registry.policy.run.finalise_s + registry.KICK_S,
         ends="the command's end, the commit; or the bound, and the answer says which of it is open",
         shown='commands_total{type="kick"}',
+    ),
+    Wait(
+        what="a job's row that somebody else reads from the store, or the place to open the job",
+        where=("contexts/jobs.py Jobs.pin",),
+        within_s=lambda s: dispatch.READ_S,
+        ends="the read; for a command the bound, and the client is told UNAVAILABLE; for a run its deadlines",
+        shown='commands_total{type="connect_job"}',
+    ),
+    Wait(
+        what="the commit of a job's closing, and of what was published",
+        where=("contexts/jobs.py Jobs.close",),
+        within_s=lambda s: jobs.CLOSE_S,
+        ends="the commit; or the bound, and the answer says that it is open",
+        shown="commit_seconds",
     ),
     Wait(
         what="its turn to change the user's threads",
@@ -385,6 +406,7 @@ WAITS: tuple[Wait, ...] = (
             "wire/heartbeat.py Heartbeat.run",
             "contexts/registry.py Registry.watch_outages",
             "contexts/quota.py Quota.run",
+            "contexts/jobs.py Jobs.sweep",
             "history/recorder.py Recorder._retain",
         ),
         within_s=None,
@@ -437,7 +459,7 @@ WAITS: tuple[Wait, ...] = (
     Wait(
         what="the program that embeds the server",
         where=(
-            "contexts/embedding.py Events._read",
+            "contexts/reading.py Events._read",
             "contexts/embedding.py RunHandle.result",
             "contexts/registry.py Registry.hold",
             "contexts/registry.py Registry.run",

@@ -17,7 +17,7 @@ from netra_ws.errors import ClientError
 from .commands import Command, UserTyping
 from .converter import WRITERS, converter
 from .converter import make_converter as make_converter
-from .events import EVENTS, Event, Stamp
+from .events import EVENTS, AgentEvent, Announcement, Event, Stamp
 from .frames import close_frame as close_frame
 from .frames import frame_payload as frame_payload
 from .frames import ping_frame as ping_frame
@@ -29,7 +29,7 @@ from .replies import REPLIES, Error, Reply
 #: JSON-RPC 2.0 §5.1 codes for the errors that have one; all others are -32000.
 _RPC_CODES = {"INVALID_JSON": -32700, "MISSING_TYPE": -32600, "UNKNOWN_TYPE": -32601, "INVALID_MESSAGE": -32602}
 
-_EVENT_TYPES = {event.type: event for event in EVENTS}
+_EVENT_TYPES = {event.type: event for event in EVENTS if event is not Announcement}
 _REPLY_TYPES = {reply.type: reply for reply in REPLIES}
 
 
@@ -150,6 +150,8 @@ def read_server(text: str | bytes) -> Heard:
     if type(reply_to) is not str:
         reply_to = None
     event_class = _EVENT_TYPES.get(name)
+    if event_class is AgentEvent and "thread_id" not in fields:
+        event_class = Announcement
     if event_class is not None and reply_to is None and type(fields.get("seq")) is int:
         stamp = _lenient({"user_id": "", **fields}, Stamp)
         message = _lenient(fields, event_class) if stamp is not None else None

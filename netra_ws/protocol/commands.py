@@ -20,6 +20,7 @@ from .values import (
     JsonObject,
     Page100,
     Page200,
+    PositionText,
     Seconds,
     Seq,
     Title,
@@ -179,7 +180,7 @@ class ConnectJob(Command):
     type: ClassVar[str] = "connect_job"
 
     job_id: JobId
-    resume: str | None = None
+    resume: PositionText | None = None
 
 
 @attrs.frozen(kw_only=True)

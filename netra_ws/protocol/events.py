@@ -239,6 +239,26 @@ class AgentEvent(RunEvent):
 
 
 @attrs.frozen(kw_only=True)
+class Announcement(Event):
+    """An ``agent_event`` that belongs to no run of its stream: said into a job, or by a program to one user.
+
+    Attributes:
+        user_id: Who said it; the stream's owner where it is absent.
+        job_id: The job whose stream it stands on.
+        run_id: The run of ``user_id`` that has said it into the job.
+    """
+
+    type: ClassVar[str] = "agent_event"
+
+    name: str
+    value: Any
+    user_id: str | None = None
+    job_id: str | None = None
+    run_id: str | None = None
+    agent_name: str | None = None
+
+
+@attrs.frozen(kw_only=True)
 class ThreadEvent(Event):
     thread_id: str
     title: str
@@ -273,6 +293,7 @@ EVENTS: tuple[type[Event], ...] = (
     MessageReceived,
     RunQueued,
     AgentEvent,
+    Announcement,
     ThreadCreated,
     ThreadRenamed,
     ThreadDeleted,

@@ -19,7 +19,7 @@ import orjson
 
 from netra_ws.errors import ClientError
 
-from .commands import COMMANDS, FIELD_NAMES, TYPES, Command, Kick, UserTyping
+from .commands import COMMANDS, FIELD_NAMES, TYPES, Command, Kick
 from .converter import converter
 from .values import MAX_METADATA_BYTES, json_name
 
@@ -32,6 +32,9 @@ MAX_CONTAINERS = 65_536
 _STRING = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"?', re.DOTALL)
 #: The field at the beginning of a JSON path.
 _FIELD = re.compile(r"\$\.(\w+)")
+
+#: Names that tell by themselves whether somebody is typing; with ``user_typing`` the field does, where it is there.
+_TYPING = {"typing_started": True, "typing_stopped": False}
 
 _DEFAULTED = {
     command: frozenset(field.name for field in attrs.fields(command) if field.default is not attrs.NOTHING)
@@ -152,8 +155,8 @@ def _build(
     written: dict[str, str] = {}
     try:
         fields = _fields_of(class_, body, written)
-        if type_name == "typing_stopped":
-            fields["is_typing"] = False
+        if type_name in _TYPING:
+            fields["is_typing"] = _TYPING[type_name]
         command = converter.structure(fields, class_)
         _check_sizes(command, where)
     except ClientError as error:
@@ -176,8 +179,6 @@ def _fields_of(class_: type[Command], body: Mapping[str, Any], written: dict[str
                 fields[name] = said
         elif name in body and (body[name] is not None or name not in defaulted):
             fields[name] = body[name]
-    if class_ is UserTyping:
-        fields.pop("is_typing", None)
     return fields
 
 

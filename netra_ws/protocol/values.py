@@ -25,6 +25,7 @@ Seconds = NewType("Seconds", float)
 Page100 = NewType("Page100", int)
 Page200 = NewType("Page200", int)
 Seq = NewType("Seq", int)
+PositionText = NewType("PositionText", str)
 ClientTime = NewType("ClientTime", object)
 JsonObject = NewType("JsonObject", dict[str, Any])
 JsonlLogs = NewType("JsonlLogs", object)
@@ -39,6 +40,7 @@ MAX_METADATA_BYTES = 16 * 1024
 MAX_SEQ = 2**63 - 1
 
 _ID = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
+_POSITION = re.compile(r"[^:]{1,64}:[0-9]{1,19}")
 _NAMES = {str: "string", bool: "boolean", int: "integer", float: "number", dict: "object", list: "list"}
 
 
@@ -82,6 +84,20 @@ def read_id(value: object) -> str:
     if not _ID.fullmatch(text):
         raise ValueError("expected 1 to 128 of the characters A-Z a-z 0-9 _ . : -")
     return text
+
+
+def read_position(value: object) -> PositionText:
+    """Return a position as a client writes it, ``<epoch>:<seq>``; ``split_position`` takes it apart."""
+    text = _text(value, 128)
+    if not _POSITION.fullmatch(text):
+        raise ValueError("expected <epoch>:<seq>")
+    return PositionText(text)
+
+
+def split_position(text: PositionText) -> tuple[str, int]:
+    """Return the epoch and the seq of a position; a seq that no store knows is the highest that one does."""
+    epoch, _, seq = text.partition(":")
+    return epoch, min(int(seq), MAX_SEQ)
 
 
 def read_command_id(value: object) -> str:
@@ -183,6 +199,7 @@ READERS: Mapping[Any, Callable[[object], Any]] = {
     Page100: between(1, 100),
     Page200: between(1, 200),
     Seq: between(0, MAX_SEQ),
+    PositionText: read_position,
     ClientTime: read_client_time,
     JsonObject: read_object,
     JsonlLogs: read_jsonl_logs,

@@ -58,9 +58,7 @@ def problems(settings: Settings, *, tokens: bool = True) -> list[str]:
 
 def _not_available(settings: Settings) -> Iterator[str]:
     server = settings.server
-    limits, usual = settings.limits, Settings(environment=settings.environment)
     later = {
-        "limits.max_jobs_per_connection": limits.max_jobs_per_connection != usual.limits.max_jobs_per_connection,
         "server.workers above 1": server.workers > 1,
         "backplane.url other than 'local:'": settings.backplane.url != "local:",
     }

@@ -14,7 +14,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
-import re
 import secrets
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -29,30 +28,19 @@ from netra_ws.access import AddressTable, Proxies, choose_subprotocol, is_older_
 from netra_ws.contexts.registry import Owner
 from netra_ws.errors import Refused, StoreError
 from netra_ws.identity import Identity
-from netra_ws.protocol.values import MAX_SEQ, read_id
+from netra_ws.protocol.values import read_id, read_position, split_position
 
 from .arrival import Arrival
 from .certificates import Certificates
 from .crowd import Crowd, Spare
 from .head import Head, Reply, Request, check_upgrade, json_reply, method_refused, refusal
+from .paths import ECHO_PATH, POSTED, READ, SHARED, SOCKET_PATHS, meant_by
 from .pump import Admitted, Wiring, serve_socket
 from .refusals import Refusals
 from .tls import end_and_drain
 
 logger = logging.getLogger(__name__)
 
-SOCKET_PATHS = frozenset({"/ws", "/websocket", "/api/v1/websocket"})
-ECHO_PATH = "/ws/echo"
-_READ = ("GET", "HEAD", "OPTIONS")
-#: Pages that take a POST, with all that they take.
-POSTED: Mapping[str, tuple[str, ...]] = {
-    "/ws/beacon": (*_READ, "POST"),
-    "/ws/kick": ("OPTIONS", "POST"),
-    "/ws/ticket": ("OPTIONS", "POST"),
-    "/ws/unblock": ("OPTIONS", "POST"),
-}
-#: Pages that answer OPTIONS themselves, because scripts of other origins may use them.
-SHARED = frozenset({"/ws/beacon", "/ws/ticket"})
 #: Seconds of waiting when no descriptor is left, and between two lines of the log about it.
 BACKOFF_S = 0.1
 TELL_EVERY_S = 10.0
@@ -65,7 +53,6 @@ _OUT_OF_ROOM = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUF
 #: The address of a client that has reset its connection already.
 _GONE = "?"
 #: A position in an address; its seq may be larger than any that JSON can say, then it is the largest.
-RESUME = re.compile(r"[^:]{1,64}:[0-9]{1,19}")
 
 Page = Callable[[Head, bytes], Awaitable[Reply]]
 #: Who sent a head; leaving the block without an error says that they have their seat.
@@ -269,14 +256,15 @@ class Door:
         if head is None:
             self.refusals.tell(refused, request.peer, "…")
             return
-        ours = head.path in self.pages or head.path in SOCKET_PATHS or head.path == ECHO_PATH
+        path = meant_by(head.path)
+        ours = path in self.pages or path in SOCKET_PATHS or path == ECHO_PATH
         origins = [value for name, value in head.headers if name == b"origin"]
         about_origin = refused.code in ("ORIGIN_REFUSED", "ORIGIN_BLOCKED")
         self.refusals.tell(refused, head.peer, head.path if ours else "…", origins if about_origin else None)
 
     async def _show(self, request: Request, head: Head, scope: trio.CancelScope) -> bool:
         """Answer a page, or seat a socket; return whether the stream belongs to somebody else now."""
-        if head.path in SOCKET_PATHS or (self.echo and head.path == ECHO_PATH):
+        if meant_by(head.path) in SOCKET_PATHS or (self.echo and head.path == ECHO_PATH):
             try:
                 await self._seat(request, head)
             except Refused as refused:
@@ -288,13 +276,14 @@ class Door:
         return False
 
     async def _page(self, request: Request, head: Head, scope: trio.CancelScope) -> Reply:
-        page = self.pages.get(head.path)
+        path = meant_by(head.path)
+        page = self.pages.get(path)
         if page is None:
             raise Refused(404, "NOT_FOUND", "There is nothing at this address.")
-        allowed = POSTED.get(head.path, _READ)
+        allowed = POSTED.get(path, READ)
         if head.method not in allowed:
             raise method_refused(*allowed)
-        if head.method == "OPTIONS" and head.path not in SHARED:
+        if head.method == "OPTIONS" and path not in SHARED:
             return Reply(200, headers=(("Allow", ", ".join(allowed)),))
         body = b""
         if head.method == "POST":
@@ -332,10 +321,10 @@ class Door:
 def _read_resume(value: str | None) -> tuple[str, int] | None:
     if value is None:
         return None
-    if not RESUME.fullmatch(value):
-        raise Refused(400, "BAD_REQUEST", "resume is not <epoch>:<seq>.")
-    epoch, _, seq = value.partition(":")
-    return epoch, min(int(seq), MAX_SEQ)
+    try:
+        return split_position(read_position(value))
+    except (TypeError, ValueError):
+        raise Refused(400, "BAD_REQUEST", "resume is not <epoch>:<seq>.") from None
 
 
 def _read_thread(value: str | None) -> str | None:

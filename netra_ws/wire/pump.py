@@ -19,7 +19,6 @@ from wsproto.utilities import LocalProtocolError, RemoteProtocolError
 
 from netra_ws.access import ping_budget
 from netra_ws.agents.request import new_id
-from netra_ws.contexts.commands import set_position
 from netra_ws.contexts.connection import Connection
 from netra_ws.contexts.context import UserContext
 from netra_ws.contexts.dispatch import dispatch
@@ -58,6 +57,9 @@ PARSE_IN_THREAD = 64 * 1024
 PARSERS = 4
 #: Seconds for a closing handshake.
 CLOSE_S = 2.0
+
+#: Seconds for which an older client hears no events unless it says something: it acknowledges at once, or never.
+QUIET_S = 2.0
 
 PROTOCOL = "netra.v1"
 
@@ -287,8 +289,10 @@ class Socket:
                 connection.shut(CloseCode.INTERNAL, "the store does not answer")
                 return
         self._welcome(connection)
-        if connection.older and connection.thread_id is not None:
-            self._older_handshake(connection, connection.thread_id)
+        if connection.offered is not None:
+            self._older_handshake(connection, connection.offered)
+            nursery.start_soon(self._end_quiet, connection)
+        self._go_on(connection)
         self.context.attach(connection)
         self.wiring.heartbeat.watch(connection, self.stream)
         self.stream.source = connection
@@ -337,28 +341,33 @@ class Socket:
                 agents=sorted(policy.agents, key=lambda name: (name != policy.default_agent, name)),
             )
         )
+
+    def _go_on(self, connection: Connection) -> None:
+        """Begin at the position that the client named, if it did."""
+        resume, stream = self.admitted.resume, self.context.stream
         if resume is not None and not connection.reads:
             connection.tell(error_reply(ClientError("FORBIDDEN", "resume needs the permission read")))
         if resume is not None and connection.reads:
             reason = stream.judge(*resume)
             self.wiring.counts.replays[reason or "complete"] += 1
-            set_position(connection, *resume)
+            connection.lane.go_on_behind(*resume)
 
     async def _open_older_thread(self, connection: Connection) -> None:
         """Make the thread that an older client is offered; its event comes before the welcome, so not to it."""
         context = self.context
-        if not connection.identity.may("chat"):
-            connection.thread_id = new_id("thread")  # a name for the handshake; nothing may be made
-            return
-        try:
-            thread, seq = await ensure_thread(context, None, "")
-        except (ClientError, StoreError) as exc:
-            logger.warning("no thread for an older client of %s: %s", context.user_id, exc)
-            connection.shut(CloseCode.INTERNAL, "no thread could be opened")
-            return
-        connection.thread_id = thread.thread_id
+        # Only a name where nothing may be made: why, the first message in it is told.
+        offered, seq = new_id("thread"), 0
+        if connection.identity.may("chat"):
+            try:
+                _, seq = await ensure_thread(context, offered, "")
+            except (ClientError, StoreError) as exc:
+                if not isinstance(exc, ClientError) or exc.retryable:
+                    logger.warning("no thread for an older client of %s: %s", context.user_id, exc)
+                    connection.shut(CloseCode.INTERNAL, "no thread could be opened")
+                    return
+        connection.offered = connection.thread_id = offered
         await context.stream.wait_visible(seq)
-        connection.jump()
+        connection.lane.jump()
 
     def _older_handshake(self, connection: Connection, thread_id: str) -> None:
         connection.tell(
@@ -370,6 +379,12 @@ class Socket:
                 message="handshake: acknowledge with handshake_acknowledged",
             )
         )
+        connection.quiet = True
+
+    async def _end_quiet(self, connection: Connection) -> None:
+        """An older client that knows nothing of the handshake is not kept waiting for ever."""
+        await trio.sleep(min(QUIET_S, self.wiring.handshake_s))
+        connection.end_quiet()
 
     async def _pump(self, library: WebSocketConnection, connection: Connection) -> None:
         """Read messages until the connection ends; never waits for an agent or a store."""

@@ -64,6 +64,21 @@ def test_an_address_that_invents_origins_is_blocked_as_a_whole() -> None:
     assert words(strikes, EVIL, HERE, 60, 1) == [False]
 
 
+def test_what_is_remembered_can_be_looked_at() -> None:
+    """Every pair is told with its strikes and whether it is blocked, and no longer than it is remembered."""
+    strikes = Strikes(3, 60)
+    words(strikes, EVIL, HERE, 0, 5)
+    words(strikes, OTHER, HERE, 10, 2)
+    words(strikes, EVIL, THERE, 20, 1)
+    assert [(pair.origin, pair.address, pair.strikes, pair.blocked) for pair in strikes.tracked(20)] == [
+        (OTHER, HERE, 2, False),
+        (EVIL, THERE, 1, False),
+        (EVIL, HERE, 3, True),
+    ]
+    assert [pair.origin for pair in strikes.tracked(70)] == [EVIL]
+    assert list(strikes.tracked(80)) == []
+
+
 def test_an_ipv6_network_is_one_client() -> None:
     """Who has a /64 has as many strikes as who has one address."""
     strikes = Strikes(2, 60)

@@ -34,7 +34,7 @@ def rows() -> Iterator[tuple[str, int, list[str], str]]:
 
 
 @cache
-def tests_in(path: Path) -> frozenset[str]:
+def names_in(path: Path) -> frozenset[str]:
     """Return the names of the test functions of a file."""
     tree = ast.parse(path.read_text())
     return frozenset(
@@ -56,7 +56,7 @@ def test_every_row_names_tests_that_exist() -> None:
     for group, _, cells, line in rows():
         named = re.findall(r"`([\w/.]+\.py)::(test_\w+)`", cells[1]) if len(cells) == 3 else []
         there = [
-            name in tests_in(path)
+            name in names_in(path)
             for file, name in named
             if (path := HERE / file if (HERE / file).exists() else HERE.parent / file).exists()
         ]

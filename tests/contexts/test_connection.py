@@ -81,7 +81,7 @@ async def take_seat(ring: int = 1000, **fields: Any) -> Seat:
         clock=clock,
         **fields,
     )
-    stream.attach(connection)
+    stream.attach(connection.lane)
     return Seat(stream, sink, store, wire, connection)
 
 
@@ -186,7 +186,7 @@ async def test_replay_ends_where_it_was_promised() -> None:
     for number in range(10):
         seat.stream.append(said(number))
     await seat.sink.commit()
-    seat.connection.replay(4)
+    seat.connection.lane.replay(4)
     seat.stream.append(said())
     await seat.sink.commit()
     fields = await seat.read()
@@ -208,7 +208,7 @@ async def test_replay_of_nothing_is_completed_at_once() -> None:
     seat = await take_seat()
     seat.stream.append(said())
     await seat.sink.commit()
-    seat.connection.replay(1)
+    seat.connection.lane.replay(1)
     fields = await seat.read()
     assert [(f["type"], f["from_seq"], f["to_seq"], f["count"]) for f in fields] == [("replay_completed", 1, 1, 0)]
 
@@ -219,7 +219,7 @@ async def test_replay_from_the_store_counts_what_was_sent() -> None:
     for number in range(1000):
         seat.stream.append(said() if number % 2 else delta("x"))
     await seat.sink.commit()
-    seat.connection.replay(0)
+    seat.connection.lane.replay(0)
     fields = await seat.read(1000)
     assert briefly(fields).count("replay_completed") == 1
     assert fields[-1]["type"] == "replay_completed"
@@ -233,9 +233,9 @@ async def test_the_last_resume_wins() -> None:
     for _ in range(10):
         seat.stream.append(said())
     await seat.sink.commit()
-    seat.connection.replay(0)
+    seat.connection.lane.replay(0)
     first = await seat.slice(1)
-    seat.connection.replay(7)
+    seat.connection.lane.replay(7)
     fields = [fields_of(frame) for frame in first] + await seat.read()
     assert briefly(fields) == [1, 8, 9, 10, "replay_completed"]
     assert (fields[-1]["from_seq"], fields[-1]["count"]) == (7, 3)
@@ -247,7 +247,7 @@ async def test_a_resume_repeated_is_completed_where_the_second_was_promised() ->
     for _ in range(2):
         seat.stream.append(said())
         await seat.sink.commit()
-        seat.connection.replay(0)
+        seat.connection.lane.replay(0)
     fields = await seat.read()
     assert briefly(fields) == [1, 2, "replay_completed"]
     assert fields[-1]["to_seq"] == 2
@@ -259,8 +259,8 @@ async def test_a_jump_passes_everything() -> None:
     for _ in range(10):
         seat.stream.append(said())
     await seat.sink.commit()
-    seat.connection.replay(0)
-    seat.connection.jump()
+    seat.connection.lane.replay(0)
+    seat.connection.lane.jump()
     seat.connection.tell(Ack(), barrier=11)
     assert await seat.read() == []
     seat.stream.append(said())
@@ -347,7 +347,7 @@ async def test_a_resume_in_the_middle_of_a_lag_ends_it() -> None:
     await seat.sink.commit()
     await seat.slice(1)
     await seat.slice(1)
-    seat.connection.replay(50)
+    seat.connection.lane.replay(50)
     fields = await seat.read()
     assert briefly(fields).count("replay_completed") == 1
     assert "lagging" not in briefly(fields)
@@ -491,7 +491,7 @@ async def _work(work: Sequence[Any], ring: int) -> None:
             seq = max(0, watcher.seq - figure)
             watcher.seq, watcher.since = seq, 0
             watcher.promised.append((seq, stream.visible))
-            seat.connection.replay(seq)
+            seat.connection.lane.replay(seq)
         else:
             for frame in await seat.slice(figure):
                 watcher.hear(fields_of(frame))
@@ -561,7 +561,7 @@ async def test_a_replay_that_may_not_go_on_is_not_complete() -> None:
     for _ in range(4):
         seat.stream.append(said())
     await seat.sink.commit()
-    seat.connection.replay(1)
+    seat.connection.lane.replay(1)
     await seat.slice(1)
     seat.connection.renew(Identity(ALICE, frozenset({"chat"})))
     fields = await seat.read()

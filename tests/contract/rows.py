@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from netra_ws.history.stores.contract import (
+    JobRow,
     MessageRow,
     PutEvent,
+    PutJob,
     PutMessage,
     PutRun,
     PutStream,
@@ -92,3 +94,11 @@ async def shorten(store: Store, keep_bytes: int, key: str = KEY) -> Mapping[str,
     ends = await store.shorten(key, keep_bytes)
     await store.remove(ends)
     return ends
+
+
+def job(key: str = "job:build/1", job_id: str = "build", user_id: str = ALICE, *, at: float = 1.0) -> JobRow:
+    return JobRow(key=key, job_id=job_id, user_id=user_id, opened_at=at)
+
+
+def put_job(key: str = "job:build/1", job_id: str = "build", user_id: str = ALICE, *, at: float = 1.0) -> PutJob:
+    return PutJob(row=job(key, job_id, user_id, at=at))

@@ -413,7 +413,7 @@ async def test_a_removal_in_the_middle_of_a_read_is_told(tmp_path: Path) -> None
     stream = await streams.open(ALICE)
 
     async def shorten() -> None:
-        await recorder.shorten(streams, stream, 100)
+        await recorder.shorten(streams, stream.key, 100)
 
     behind, far_behind = Cursor(stream, store, 600), Cursor(stream, store, 0)
     file.amid = shorten

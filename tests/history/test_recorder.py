@@ -337,7 +337,7 @@ async def test_a_reader_knows_of_a_removal_before_it_happens(
     async with trio.open_nursery() as nursery:
         nursery.start_soon(recorder.run, streams)
         if how == "quota":
-            await recorder.shorten(streams, stream, 0)
+            await recorder.shorten(streams, stream.key, 0)
         await done.wait()
         nursery.cancel_scope.cancel()
     assert outcomes == [10, None]
@@ -374,7 +374,7 @@ async def test_who_removes_waits_for_who_removes(autojump_clock: Clock) -> None:
         nursery.start_soon(recorder.run, streams)
         await trio.sleep(61)
         async with trio.open_nursery() as both:
-            both.start_soon(recorder.shorten, streams, stream, 2)
+            both.start_soon(recorder.shorten, streams, stream.key, 2)
             await trio.testing.wait_all_tasks_blocked()
             assert calls == ["trim"]
             go_on.set()
@@ -399,7 +399,7 @@ async def test_a_removal_that_fails_concerns_nobody_else(tmp_path: Path, monkeyp
     file.failures = 1
     with pytest.raises(StoreError, match="fire"):
         await store.remove(ends)
-    await recorder.shorten(streams, await streams.open(ALICE), 2)
+    await recorder.shorten(streams, (await streams.open(ALICE)).key, 2)
     while ends := await store.trim(NOW):
         await store.remove(ends)
     for key, kept in {"user:a": [], "user:b": [], KEY: [2]}.items():

@@ -37,6 +37,8 @@ def leaks(
         {"type": "ack", "run_id": RUN},
         {"type": "stream_reset", "stream": {"epoch": "adasepoch"}},
         {"type": "agent_event", "seq": 3, "job_id": "job-2", "value": 1},
+        {"type": "job_connected", "job_id": "job-2", "stream": {"epoch": "new", "seq": 0}},
+        {"jsonrpc": "2.0", "id": 1, "result": {"type": "job_connected", "job_id": "job-2", "stream": {"epoch": "new"}}},
         {"type": "agent_event", "seq": 3, "job_id": "job-2", "value": ADA},
         {"type": "agent_event", "seq": 3, "job_id": "job-1", "value": mark_of(3)},
         {
@@ -58,8 +60,13 @@ def test_what_must_not_pass(fields: dict[str, Any]) -> None:
         {"type": "agent_message", "content": BOB, "user_id": f"user-{BOB}"},
         {"type": "agent_event", "seq": 3, "job_id": "job-1", "user_id": f"user-{ADA}", "value": ADA, "run_id": RUN},
         {"type": "job_connected", "job_id": "job-1", "stream": {"epoch": "adasepoch", "seq": 3}},
+        {
+            "jsonrpc": "2.0",
+            "id": 1,
+            "result": {"type": "job_connected", "job_id": "job-1", "stream": {"epoch": "adas"}},
+        },
     ],
-    ids=["own", "job event", "job position"],
+    ids=["own", "job event", "job position", "job position by JSON-RPC"],
 )
 def test_what_may_pass(fields: dict[str, Any]) -> None:
     """One's own, and what those say who publish in a job that was granted, is none."""

@@ -11,8 +11,8 @@ from netra_ws.agents.run import Run
 from netra_ws.pages import health as module
 from netra_ws.server import Server
 from netra_ws.version import __version__
-from netra_ws.wire.door import POSTED
 from netra_ws.wire.head import Head
+from netra_ws.wire.paths import POSTED
 from tests.conftest import StartServer
 from tests.faulty import SECRET_TEXT, FaultyStore, Health
 from tests.kit import connect, http, operator
@@ -25,7 +25,7 @@ async def health_of(server: Server) -> dict[str, Any]:
     assert answer.status == 200
     assert answer.headers["cache-control"] == "no-store"
     fields: dict[str, Any] = answer.json()
-    assert set(fields) == {"status", "service", "version", "timestamp", "checks", "metrics", "errors"}
+    assert set(fields) == {"status", "service", "version", "timestamp", "checks", "metrics", "errors", "config"}
     failing = {name for name, check in fields["checks"].items() if check["status"] != "ok"}
     assert bool(failing) == bool(fields["errors"]) == (fields["status"] != "healthy")
     return {**fields, "failing": failing}

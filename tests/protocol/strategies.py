@@ -21,6 +21,7 @@ from netra_ws.protocol.values import (
     JsonObject,
     Page100,
     Page200,
+    PositionText,
     Seconds,
     Seq,
     Title,
@@ -53,6 +54,7 @@ ATTACHMENTS = st.builds(Attachment, name=st.text(), media_type=st.text(), data=B
 _OF: Mapping[Any, st.SearchStrategy[Any]] = {
     Id: IDS,
     JobId: IDS,
+    PositionText: st.from_regex(r"[a-f0-9]{1,64}:[0-9]{1,19}", fullmatch=True),
     CommandId: st.text(min_size=1, max_size=256),
     Title: st.text(max_size=512).map(str.strip),
     UserId: st.text("abcäß東 @", min_size=1, max_size=256),

@@ -143,13 +143,27 @@ def test_older_type_names_mean_the_same(alias: str, name: str) -> None:
     assert incoming.type_name == name
 
 
-@pytest.mark.parametrize(
-    ("type_", "typing"), [("user_typing", True), ("typing_started", True), ("typing_stopped", False)]
-)
+@pytest.mark.parametrize(("type_", "typing"), [("typing_started", True), ("typing_stopped", False)])
 def test_the_type_tells_whether_somebody_is_typing(type_: str, typing: bool) -> None:
-    """Only ``typing_stopped`` says that nobody types any more, whatever else the message says."""
+    """The two names that tell whether somebody types do so, whatever else the message says."""
     said = orjson.dumps({"type": type_, "thread_id": "t", "is_typing": not typing})
     assert read_command(said).command == UserTyping(thread_id="t", is_typing=typing)
+
+
+@pytest.mark.parametrize(("more", "typing"), [({}, True), ({"is_typing": None}, True), ({"is_typing": False}, False)])
+def test_user_typing_may_say_that_nobody_is(more: dict[str, Any], typing: bool) -> None:
+    """Under the name that means both, older clients say by ``is_typing`` which one they mean, flat or in a payload."""
+    for said in ({"thread_id": "t", **more}, {"payload": {"thread_id": "t", **more}}):
+        assert read_command(orjson.dumps({"type": "user_typing", **said})).command == UserTyping(
+            thread_id="t", is_typing=typing
+        )
+
+
+def test_is_typing_is_no_text() -> None:
+    """Whether somebody is typing is true or false, and nothing that looks like it."""
+    error = read_command(b'{"type":"user_typing","thread_id":"t","is_typing":"false"}').error
+    assert error is not None
+    assert (error.code, list(error.details["fields"])) == ("INVALID_MESSAGE", ["$.is_typing"])
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from netra_ws.protocol.events import (
     AgentCompleted,
     AgentMessage,
     AgentThinking,
+    Announcement,
     Event,
     Stamp,
     ToolProgress,
@@ -46,6 +47,8 @@ TABLE = {
     "thread_renamed": "thread_id title metadata",
     "thread_deleted": "thread_id title metadata",
 }
+#: What an ``agent_event`` of no run of its stream carries (of a job, or of a program).
+ANNOUNCED = "name value job_id? run_id? agent_name?"
 #: PROTOCOL §3: field → every value that it may have.
 WORDS = {
     ("agent_started", "trigger"): "message start_agent api queue delegate",
@@ -65,6 +68,10 @@ def wire(event: Event, stamp: Stamp) -> dict[str, Any]:
     return fields
 
 
+def table(class_: type[Event]) -> str:
+    return ANNOUNCED if class_ is Announcement else TABLE[class_.type]
+
+
 def names(documented: str, *, optional: bool) -> set[str]:
     return {name.rstrip("?") for name in documented.split() if optional or not name.endswith("?")}
 
@@ -78,6 +85,9 @@ def test_every_documented_event_exists() -> None:
 def test_an_event_survives_the_wire(case: tuple[Event, Stamp]) -> None:
     """A client reads exactly the event and the stamp that the server wrote, for every value."""
     event, stamp = case
+    if isinstance(event, Announcement):  # who said it is on the wire in any case: else the stream's owner
+        event = attrs.evolve(event, user_id=event.user_id or stamp.user_id)
+        stamp = attrs.evolve(stamp, user_id=event.user_id)
     heard = read_server(frame_payload(encode_event(event, stamp)))
     assert heard.message == event
     assert heard.stamp == stamp
@@ -88,7 +98,7 @@ def test_an_event_survives_the_wire(case: tuple[Event, Stamp]) -> None:
 def test_fields_are_there_or_left_out_as_documented(event: Event, stamp: Stamp) -> None:
     """A field marked ``?`` is left out when absent; every other field is always there, null or not."""
     fields = wire(event, stamp)
-    documented = f"{STAMPED} {TABLE[event.type]}"
+    documented = f"{STAMPED} {table(type(event))}"
     assert names(documented, optional=False) <= fields.keys() <= names(documented, optional=True)
     for name in names(documented, optional=True) - names(documented, optional=False):
         assert (name in fields) == (getattr(event, name) is not None)
@@ -98,7 +108,7 @@ def test_fields_are_there_or_left_out_as_documented(event: Event, stamp: Stamp) 
 def test_an_event_with_nothing_optional_has_no_more_than_must_be(class_: type[Event]) -> None:
     """What is not said is not on the wire; what must be said is, as null where there is nothing."""
     fields = wire(least(class_), Stamp(seq=1, timestamp=2.5, event_id="e.1", user_id="alice"))
-    assert fields.keys() == names(f"{STAMPED} {TABLE[class_.type]}", optional=False)
+    assert fields.keys() == names(f"{STAMPED} {table(class_)}", optional=False)
     stamped = {"type": class_.type, "event_id": "e.1", "seq": 1, "timestamp": 2.5, "user_id": "alice"}
     assert fields.items() >= stamped.items()
 

@@ -557,7 +557,7 @@ async def test_a_client_past_its_budget_is_closed_with_4000_and_resumes(
     if budget == "age":
         monkeypatch.setattr(module, "STALL_S", 0.2)
     else:
-        monkeypatch.setattr("netra_ws.contexts.connection.LAG_BYTES", 1_000_000)
+        monkeypatch.setattr("netra_ws.contexts.lane.LAG_BYTES", 1_000_000)
     running = await server(agents={"worker": worker(700, 4000)}, history__ring_bytes=500_000)
     async with connect(running, receive_buffer=4096) as slow, connect(running) as quick:
         await slow.send("user_message", content="go", agent="worker", thread_id="t")

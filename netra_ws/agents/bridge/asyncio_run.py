@@ -82,6 +82,23 @@ class AsyncioToolCall:
         await self._crossing.call(lambda: self._call.progress(progress, message))
 
 
+@attrs.frozen(repr=False)
+class AsyncioJob:
+    """What ``AsyncioRun.job`` gives; see ``agents.job.Job``. An id that is none is an error of each call."""
+
+    job_id: str
+    _run: Run
+    _crossing: Crossing
+
+    async def emit(self, name: str, value: Any) -> None:
+        """Say something into the job: an ``agent_event`` with any JSON value."""
+        await self._crossing.call(lambda: self._run.job(self.job_id).emit(name, value))
+
+    async def close(self) -> None:
+        """Make the id free for others; who reads it gets what was said, then ``job_disconnected``."""
+        await self._crossing.call(lambda: self._run.job(self.job_id).close(), apart=True)
+
+
 @attrs.define(eq=False, repr=False)
 class AsyncioRun:
     """One execution of a bridged agent, for the agent's hands.
@@ -191,6 +208,11 @@ class AsyncioRun:
     async def emit(self, name: str, value: Any) -> None:
         """Say something of the agent's own: an ``agent_event`` with any JSON value."""
         await self._crossing.call(lambda: self._run.emit(name, value))
+
+    def job(self, job_id: str) -> AsyncioJob:
+        """Return a job, a stream of its own that several users may be granted; see ``Run.job``."""
+        self._crossing.check()
+        return AsyncioJob(job_id, self._run, self._crossing)
 
     async def usage(self, provider: str, model: str, **counts: Any) -> None:
         """Note what the run used of a model: ``input_tokens``, ``output_tokens``, ``cost_usd``; see ``Run.usage``."""

@@ -123,15 +123,37 @@ class RevocationRow:
 
 
 @attrs.frozen(kw_only=True)
+class JobRow:
+    """A job that somebody has opened.
+
+    Attributes:
+        key: Of its stream; another one for each time that an id is opened.
+        user_id: Whose it is until it is closed.
+    """
+
+    key: str
+    job_id: str
+    user_id: str
+    opened_at: float
+
+
+@attrs.frozen(kw_only=True)
 class Usage:
-    """About how much is kept of a user, in bytes: payloads of events; texts and attachments of messages."""
+    """About how much is kept of a user, in bytes.
+
+    Attributes:
+        events: Payloads on the user's own stream.
+        messages: Texts and attachments.
+        jobs: Payloads on the streams of jobs that are or were the user's.
+    """
 
     events: int
     messages: int
+    jobs: int = 0
 
     @property
     def total(self) -> int:
-        return self.events + self.messages
+        return self.events + self.messages + self.jobs
 
 
 # Writes: what the recorder hands over.
@@ -235,6 +257,27 @@ class PutRevocation:
     row: RevocationRow
 
 
+@attrs.frozen(kw_only=True)
+class PutJob:
+    """Open a job; where one of that id is open, it stays and nothing is made."""
+
+    row: JobRow
+
+
+@attrs.frozen(kw_only=True)
+class CloseJob:
+    """Make a job's id free for others; its events stay until retention or the quota removes them."""
+
+    key: str
+
+
+@attrs.frozen(kw_only=True)
+class ForgetJob:
+    """Remove a job and its stream, which has no event any more."""
+
+    key: str
+
+
 Write = (
     PutStream
     | PutEvent
@@ -246,6 +289,9 @@ Write = (
     | PutRun
     | SetRunState
     | PutRevocation
+    | PutJob
+    | CloseJob
+    | ForgetJob
 )
 
 
@@ -370,6 +416,25 @@ class Store(Protocol):
 
     async def unfinished_runs(self, limit: int) -> Sequence[RunRow]:
         """Return up to *limit* runs whose state is ``queued`` or ``running``, of any user, oldest first."""
+        ...
+
+    async def job(self, job_id: str) -> JobRow | None:
+        """Return the open job of an id, or None."""
+        ...
+
+    async def count_jobs(self, user_id: str) -> int:
+        """Return how many open jobs are a user's."""
+        ...
+
+    async def largest_jobs(self, user_id: str, limit: int) -> Sequence[tuple[str, int]]:
+        """Return up to *limit* keys of a user's jobs, the closed ones included, each with the bytes of its events.
+
+        The largest first; jobs without events are left out.
+        """
+        ...
+
+    async def empty_jobs(self, before: float, limit: int) -> Sequence[JobRow]:
+        """Return up to *limit* jobs without events that are closed, or were opened before *before* (Unix seconds)."""
         ...
 
     async def revocations(self, now: float, limit: int) -> Sequence[RevocationRow]:

@@ -21,11 +21,15 @@ from netra_ws.errors import StoreError
 from .contract import (
     NO_BOUND,
     UNFINISHED,
+    CloseJob,
     DeleteThread,
     DropMessages,
     EventRow,
+    ForgetJob,
+    JobRow,
     MessageRow,
     PutEvent,
+    PutJob,
     PutMessage,
     PutRevocation,
     PutRun,
@@ -66,6 +70,8 @@ class MemoryStore:
         self._users: defaultdict[str, Ledger] = defaultdict(Ledger)
         self._unfinished: dict[tuple[str, str], RunRow] = {}
         self._revocations: dict[tuple[str, str], RevocationRow] = {}
+        self._jobs: dict[str, JobRow] = {}  # by key, the closed ones included
+        self._open_jobs: dict[str, JobRow] = {}  # by id
         self._carry_out: Mapping[type, Callable[[Any], None]] = {
             PutStream: self._put_stream,
             PutEvent: self._put_event,
@@ -77,6 +83,9 @@ class MemoryStore:
             PutRun: self._put_run,
             SetRunState: self._set_run_state,
             PutRevocation: self._put_revocation,
+            PutJob: self._put_job,
+            CloseJob: self._close_job,
+            ForgetJob: self._forget_job,
         }
 
     def __repr__(self) -> str:
@@ -183,7 +192,9 @@ class MemoryStore:
     async def usage(self, user_id: str, key: str) -> Usage:
         ledger, stream = await self._ledger(user_id), self._streams.get(key)
         events = 0 if stream is None else _bytes_of(self._logs[key, stream.epoch])
-        return Usage(events=events, messages=sum(ledger.size(thread_id) for thread_id in ledger.threads))
+        messages = sum(ledger.size(thread_id) for thread_id in ledger.threads)
+        jobs = sum(self._job_bytes(row) for row in self._jobs.values() if row.user_id == user_id)
+        return Usage(events=events, messages=messages, jobs=jobs)
 
     async def messages(
         self, user_id: str, thread_id: str, limit: int, before: int | None, upto: int
@@ -218,6 +229,25 @@ class MemoryStore:
         await self._ready()
         rows = self._unfinished.values()
         return heapq.nsmallest(limit, rows, key=lambda row: (row.created_at, row.user_id, row.run_id))
+
+    async def job(self, job_id: str) -> JobRow | None:
+        await self._ready()
+        return self._open_jobs.get(job_id)
+
+    async def count_jobs(self, user_id: str) -> int:
+        await self._ready()
+        return sum(row.user_id == user_id for row in self._open_jobs.values())
+
+    async def largest_jobs(self, user_id: str, limit: int) -> Sequence[tuple[str, int]]:
+        await self._ready()
+        sizes = ((row.key, self._job_bytes(row)) for row in self._jobs.values() if row.user_id == user_id)
+        return heapq.nsmallest(limit, (each for each in sizes if each[1]), key=lambda each: (-each[1], each[0]))
+
+    async def empty_jobs(self, before: float, limit: int) -> Sequence[JobRow]:
+        await self._ready()
+        over = (row for row in self._jobs.values() if row.opened_at < before or not self._is_open(row))
+        empty = (row for row in over if not self._job_bytes(row))
+        return heapq.nsmallest(limit, empty, key=lambda row: (row.opened_at, row.key))
 
     async def revocations(self, now: float, limit: int) -> Sequence[RevocationRow]:
         await self._ready()
@@ -311,7 +341,31 @@ class MemoryStore:
         )
         self._revocations = {key: each for key, each in self._revocations.items() if each.until > row.revoked_at}
 
+    def _put_job(self, write: PutJob) -> None:
+        row = write.row
+        if row.key not in self._jobs and row.job_id not in self._open_jobs:
+            self._jobs[row.key] = self._open_jobs[row.job_id] = row
+
+    def _close_job(self, write: CloseJob) -> None:
+        row = self._jobs.get(write.key)
+        if row is not None and self._is_open(row):
+            del self._open_jobs[row.job_id]
+
+    def _forget_job(self, write: ForgetJob) -> None:
+        self._close_job(CloseJob(key=write.key))
+        self._jobs.pop(write.key, None)
+        stream = self._streams.pop(write.key, None)
+        if stream is not None:
+            self._logs.pop((stream.key, stream.epoch), None)
+
     # Helpers.
+
+    def _is_open(self, row: JobRow) -> bool:
+        return self._open_jobs.get(row.job_id) is row
+
+    def _job_bytes(self, row: JobRow) -> int:
+        stream = self._streams.get(row.key)
+        return 0 if stream is None else _bytes_of(self._logs[row.key, stream.epoch])
 
     async def _ready(self) -> None:
         await trio.lowlevel.checkpoint()

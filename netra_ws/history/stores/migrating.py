@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from netra_ws.errors import StoreError
 
 #: The revision that ``schema.py`` describes: the newest one in ``migrations``.
-HEAD = "0002"
+HEAD = "0003"
 #: Where Alembic keeps the revision of a database.
 REVISIONS = "netra_revision"
 # In its place, files that were made before Alembic came have a number.

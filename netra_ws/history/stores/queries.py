@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
-from .schema import event, message, revocation, run, stream, thread, unfinished
+from .schema import event, job, message, open_job, revocation, run, stream, thread, unfinished
 from .texts import AnyText
 
 
@@ -61,5 +61,20 @@ REVOCATIONS = (
     sa.select(revocation)
     .where(revocation.c.until > sa.bindparam("now", type_=sa.Double))
     .order_by(revocation.c.until.desc(), revocation.c.kind, revocation.c.subject)
+    .limit(_LIMIT)
+)
+
+_JOB = sa.select(*(column for column in job.c if column.name != "closed"))
+
+JOB = _JOB.where(_is(job.c.job_id), open_job)
+
+COUNT_JOBS = sa.select(sa.func.count().label("count")).select_from(job).where(_is(job.c.user_id), open_job)
+
+EMPTY_JOBS = (
+    _JOB.where(
+        sa.or_(job.c.closed, job.c.opened_at < sa.bindparam("before", type_=sa.Double)),
+        ~sa.exists().where(event.c.stream == job.c.key).correlate(job),
+    )
+    .order_by(job.c.opened_at, job.c.key)
     .limit(_LIMIT)
 )

@@ -115,6 +115,20 @@ revocation = sa.Table(
     _time("until"),
 )
 
+job = sa.Table(
+    "job",
+    metadata,
+    _text("key", key=True),
+    _text("job_id"),
+    _text("user_id"),
+    _time("opened_at"),
+    sa.Column("closed", sa.Boolean, nullable=False),
+)
+#: Written out, as above.
+open_job = job.c.closed == sa.false()
+sa.Index("job_open", job.c.job_id, unique=True, sqlite_where=open_job, postgresql_where=open_job)
+sa.Index("job_of_user", job.c.user_id)
+
 _has_command = run.c.command_id.is_not(None)
 sa.Index(
     "run_of_command",

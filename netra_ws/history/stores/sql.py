@@ -19,9 +19,9 @@ import trio
 from netra_ws.errors import StoreError
 
 from . import queries, search
-from .contract import NO_BOUND, EventRow, MessageRow, RevocationRow, RunRow, StreamRow, ThreadRow, Usage, Write
+from .contract import NO_BOUND, EventRow, JobRow, MessageRow, RevocationRow, RunRow, StreamRow, ThreadRow, Usage, Write
 from .trimming import Cut, find, mark, remove
-from .usage import find_excess, measure, oldest
+from .usage import find_excess, largest_jobs, measure, oldest
 from .writes import carry_out
 
 Row = TypeVar("Row")
@@ -182,6 +182,19 @@ class SqlStore:
 
     async def unfinished_runs(self, limit: int) -> Sequence[RunRow]:
         return await self._rows(queries.UNFINISHED_RUNS, RunRow, {"limit": max(0, limit)})
+
+    async def job(self, job_id: str) -> JobRow | None:
+        return _first(await self._rows(queries.JOB, JobRow, {"job_id": job_id}))
+
+    async def count_jobs(self, user_id: str) -> int:
+        (row,) = await self._rows(queries.COUNT_JOBS, dict[str, int], {"user_id": user_id})
+        return row["count"]
+
+    async def largest_jobs(self, user_id: str, limit: int) -> Sequence[tuple[str, int]]:
+        return await self._read(lambda connection: largest_jobs(connection, user_id, limit))
+
+    async def empty_jobs(self, before: float, limit: int) -> Sequence[JobRow]:
+        return await self._rows(queries.EMPTY_JOBS, JobRow, {"before": before, "limit": max(0, limit)})
 
     async def revocations(self, now: float, limit: int) -> Sequence[RevocationRow]:
         return await self._rows(queries.REVOCATIONS, RevocationRow, {"now": now, "limit": max(0, limit)})

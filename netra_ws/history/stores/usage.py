@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 
 from .contract import ThreadRow, Usage
-from .schema import event, message, stream, thread, unfinished_run_of
+from .schema import event, job, message, stream, thread, unfinished_run_of
 from .trimming import PORTION, Cut
 
 _USER = sa.bindparam("user_id", type_=thread.c.user_id.type)
@@ -21,6 +21,15 @@ _EVENTS = (
     .group_by(stream.c.epoch)
 )
 _MESSAGES = sa.select(_MESSAGE_BYTES).where(message.c.user_id == _USER)
+_JOB_BYTES = sa.func.sum(sa.func.length(event.c.payload))
+_JOBS = (
+    sa.select(job.c.key, _JOB_BYTES.label("bytes"))
+    .select_from(job.join(event, event.c.stream == job.c.key))
+    .where(job.c.user_id == _USER)
+    .group_by(job.c.key)
+)
+_ALL_JOBS = sa.select(sa.func.coalesce(sa.func.sum(_JOBS.subquery().c.bytes), 0))
+_LARGEST_JOBS = _JOBS.order_by(_JOB_BYTES.desc(), job.c.key).limit(sa.bindparam("limit", type_=sa.BigInteger))
 _OLDEST = (
     sa.select(
         thread,
@@ -46,7 +55,14 @@ def measure(connection: sa.Connection, user_id: str, key: str) -> Usage:
     """Do what ``Store.usage`` promises."""
     events = connection.execute(_EVENTS, {"key": key}).first()
     messages = connection.execute(_MESSAGES, {"user_id": user_id}).scalar_one()
-    return Usage(events=0 if events is None else int(events.bytes), messages=int(messages))
+    jobs = connection.execute(_ALL_JOBS, {"user_id": user_id}).scalar_one()
+    return Usage(events=0 if events is None else int(events.bytes), messages=int(messages), jobs=int(jobs))
+
+
+def largest_jobs(connection: sa.Connection, user_id: str, limit: int) -> list[tuple[str, int]]:
+    """Do what ``Store.largest_jobs`` promises."""
+    rows = connection.execute(_LARGEST_JOBS, {"user_id": user_id, "limit": max(0, limit)})
+    return [(row.key, int(row.bytes)) for row in rows]
 
 
 def oldest(connection: sa.Connection, user_id: str, limit: int) -> list[tuple[ThreadRow, int]]:

@@ -13,9 +13,12 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from . import schema, search
 from .contract import (
+    CloseJob,
     DeleteThread,
     DropMessages,
+    ForgetJob,
     PutEvent,
+    PutJob,
     PutMessage,
     PutRevocation,
     PutRun,
@@ -74,6 +77,7 @@ class _Puts:
     run: sa.Executable
     message: sa.Executable
     revocation: sa.Executable
+    job: sa.Executable
 
 
 @cache
@@ -86,6 +90,7 @@ def _puts(engine: str) -> _Puts:
         run=insert(schema.run).on_conflict_do_nothing(),
         message=_put_message(insert(schema.message)),
         revocation=_put_revocation(insert(schema.revocation)),
+        job=insert(schema.job).on_conflict_do_nothing(),
     )
 
 
@@ -111,6 +116,10 @@ _SET_RUN_STATE = (
 )
 
 
+_JOB = schema.job.c.key == sa.bindparam("of")
+_CLOSE_JOB = schema.job.update().where(_JOB).values(closed=True)
+_FORGET_JOB = schema.job.delete().where(_JOB)
+_FORGET_STREAM = schema.stream.delete().where(schema.stream.c.key == sa.bindparam("of"))
 _FORGET_REVOCATIONS = schema.revocation.delete().where(
     schema.revocation.c.until <= sa.bindparam("now", type_=sa.Double)
 )
@@ -246,6 +255,21 @@ def _revocations(connection: sa.Connection, writes: Sequence[PutRevocation]) -> 
     connection.execute(_FORGET_REVOCATIONS, {"now": max(w.row.revoked_at for w in writes)})
 
 
+def _jobs(connection: sa.Connection, writes: Sequence[PutJob]) -> None:
+    rows = [{**attrs.asdict(w.row), "closed": False} for w in writes]
+    connection.execute(_puts(connection.dialect.name).job, rows)
+
+
+def _closed_jobs(connection: sa.Connection, writes: Sequence[CloseJob]) -> None:
+    connection.execute(_CLOSE_JOB, [{"of": w.key} for w in writes])
+
+
+def _forgotten_jobs(connection: sa.Connection, writes: Sequence[ForgetJob]) -> None:
+    rows = [{"of": w.key} for w in writes]
+    connection.execute(_FORGET_JOB, rows)
+    connection.execute(_FORGET_STREAM, rows)
+
+
 _CARRY_OUT: Mapping[type, Callable[[sa.Connection, Any], None]] = {
     PutStream: _streams,
     PutEvent: _events,
@@ -257,4 +281,7 @@ _CARRY_OUT: Mapping[type, Callable[[sa.Connection, Any], None]] = {
     PutRun: _runs,
     SetRunState: _run_states,
     PutRevocation: _revocations,
+    PutJob: _jobs,
+    CloseJob: _closed_jobs,
+    ForgetJob: _forgotten_jobs,
 }

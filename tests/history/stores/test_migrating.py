@@ -114,7 +114,7 @@ async def test_an_adopted_file_is_like_a_new_one(path: Path) -> None:
 @pytest.mark.parametrize(
     ("script", "reason"),
     [
-        (FIRST + "INSERT INTO netra_schema VALUES (3);", "it has schema 0003"),
+        (FIRST + "INSERT INTO netra_schema VALUES (4);", "it has schema 0004"),
         (FIRST, "it has schema None"),
         ("CREATE TABLE netra_revision (version_num VARCHAR(32))", "it has schema None"),
         ("CREATE TABLE netra_revision (version_num); INSERT INTO netra_revision VALUES ('9999')", "it has schema 9999"),
@@ -126,7 +126,7 @@ async def test_a_newer_file_is_left_alone(path: Path, script: str, reason: str) 
     before = path.read_bytes()
     with pytest.raises(StoreError) as caught:
         await make_store(f"sqlite:///{path}").open()
-    assert str(caught.value) == f"store {path}: {reason}, this version of netra_ws knows 0002; use a newer netra_ws"
+    assert str(caught.value) == f"store {path}: {reason}, this version of netra_ws knows 0003; use a newer netra_ws"
     with contextlib.closing(sqlite3.connect(path)) as connection:
         connection.execute("PRAGMA journal_mode = DELETE")
     assert len(path.read_bytes()) == len(before)
@@ -136,8 +136,8 @@ async def test_a_step_that_fails_leaves_what_was_there(path: Path, monkeypatch: 
     """When a revision cannot be carried out the database is as it was, and can be opened by who made it."""
     make(path, FIRST + FIRST_ROWS)
     before = tables(path)
-    monkeypatch.setattr(migrating, "HEAD", "0003")
-    with pytest.raises(Exception, match="0003"):
+    monkeypatch.setattr(migrating, "HEAD", "9998")
+    with pytest.raises(Exception, match="9998"):
         await make_store(f"sqlite:///{path}").open()
     assert tables(path) == before
     monkeypatch.undo()

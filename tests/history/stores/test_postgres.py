@@ -92,7 +92,7 @@ async def test_a_newer_schema_is_left_alone(postgres: Postgres, postgres_url: st
     await store.close()
     with postgres.connect() as connection:
         connection.execute(f"UPDATE {postgres_url.rpartition('%3D')[2]}.netra_revision SET version_num = '0099'")
-    assert "it has schema 0099, this version of netra_ws knows 0002; use a newer" in await refused(postgres_url)
+    assert "it has schema 0099, this version of netra_ws knows 0003; use a newer" in await refused(postgres_url)
 
 
 async def test_another_encoding_is_refused(postgres: Postgres) -> None:

@@ -90,7 +90,7 @@ async def test_a_newer_schema_is_left_alone(path: Path) -> None:
     with contextlib.closing(sqlite3.connect(path)) as connection, connection:
         connection.execute("UPDATE netra_revision SET version_num = '0099'")
     text = await refused(store)
-    assert text == f"store {path}: it has schema 0099, this version of netra_ws knows 0002; use a newer netra_ws"
+    assert text == f"store {path}: it has schema 0099, this version of netra_ws knows 0003; use a newer netra_ws"
 
 
 @pytest.mark.parametrize("closed", ["file", "folder"])
