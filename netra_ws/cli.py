@@ -51,6 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         args = _make_parser(words).parse_args(words)
     except SystemExit as exc:  # argparse has said what is wrong, or has printed the help
         return int(exc.code or 0)
+    gc.disable()  # what a command imports and makes at its start is no garbage; who goes on for longer enables it
     try:
         status: int = args.command(args)
     except NetraError as exc:
@@ -58,6 +59,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
+    finally:
+        gc.enable()
     return status
 
 
@@ -180,7 +183,6 @@ def _serve_command(args: argparse.Namespace) -> int:
     settings = _load(args, **{"agents.modules": args.agent}).settings
     if found := problems(settings):
         raise ConfigError("\n".join(found))
-    gc.disable()  # until the server stands: what a start makes is no garbage
     from netra_ws.logs import set_up_logging
 
     set_up_logging(settings.log, sys.stderr)
@@ -374,6 +376,7 @@ def _chat_command(args: argparse.Namespace) -> int:
         _complain("there is nothing to say: give TEXT, or text on standard input")
         return ExitStatus.USAGE
     own_name = _own_name()
+    gc.enable()
     return talk(
         Options(
             url=url,
