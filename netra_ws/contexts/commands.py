@@ -261,19 +261,23 @@ async def _connect_job(asked: Asked, command: said.ConnectJob) -> Result:
     most = asked.context.policy.max_jobs_per_connection
     if lane is None and len(connection.job_lanes) >= most:
         raise ClientError("QUOTA_EXCEEDED", f"more than {most} jobs on one connection")
+    await jobs.check_granted(command.job_id, connection.identity)
     live = await jobs.pin(command.job_id)
     try:
         if not live.may_read(connection.identity):
             raise missing_job()
-        # The answer comes first: from where it will be read, then what stands there.
-        position = Position(epoch=live.stream.epoch, seq=live.stream.visible)
-        connection.tell(JobConnected(job_id=command.job_id, stream=position), asked.incoming)
-        if not connection.closing and connection not in live.seats:
+        if connection.closing:
+            return None
+        if connection not in live.seats:
             jobs.leave(connection, command.job_id)  # an older incarnation, which was closed
-            lane = jobs.join(live, connection)
+            jobs.join(live, connection)
+        lane = live.seats[connection]
     finally:
         jobs.unpin(live)
-    if lane is not None and command.resume is not None:
+    # The answer comes first: behind which place it is read, then what stands there.
+    position = Position(epoch=live.stream.epoch, seq=lane.cursor.seq)
+    connection.tell(JobConnected(job_id=command.job_id, stream=position), asked.incoming)
+    if command.resume is not None:
         lane.go_on_behind(*split_position(command.resume))
     return None
 
@@ -294,6 +298,7 @@ async def _publish_job(asked: Asked, command: said.PublishJob) -> Later:
         raise ClientError("INVALID_MESSAGE", text, details={"fields": {f"$.{wrong.argument}": text}}) from None
     event = Announcement(name=command.name, value=command.value, user_id=context.user_id, job_id=command.job_id)
     jobs = context.home.jobs
+    await jobs.check_granted(command.job_id, identity)
     stream, seq = await jobs.emit(command.job_id, identity, lambda live: event, LiveJob.may_read)
 
     async def kept() -> Answer:
@@ -363,7 +368,7 @@ FUNCTIONS: Mapping[type[said.Command], Function] = {
     said.HandshakeAcknowledged: _handshake,
 }
 
-#: Which permission a command needs; what is not here needs only a valid token.
+#: Which permission a command needs (see ``needs``); what is not here needs only a valid token.
 NEEDS: Mapping[type[said.Command], str] = {
     said.StartAgent: "chat",
     said.UserMessage: "chat",
@@ -380,6 +385,14 @@ NEEDS: Mapping[type[said.Command], str] = {
     said.PublishJob: "job:publish",
     said.Kick: "operator",
 }
+
+
+def needs(command: said.Command) -> str | None:
+    """Return the permission that a command needs; None for what needs only a valid token, or the grant of a job."""
+    if isinstance(command, said.Resume) and command.job_id is not None:
+        return None
+    return NEEDS.get(type(command))
+
 
 #: What the store is not asked for, so that no deadline has to be set for it; a program's own rule has its own.
 READS_NOTHING = frozenset({said.Ping, said.Heartbeat, said.Connect, said.Disconnect, said.Resume, said.RefreshAuth})

@@ -23,7 +23,7 @@ from netra_ws.protocol.closing import CloseCode
 from netra_ws.protocol.codec import Incoming, error_reply
 from netra_ws.protocol.replies import MALFORMED, MAX_MALFORMED, Ack, Error, Reply
 
-from .commands import FUNCTIONS, NEEDS, READS_NOTHING, REMEMBERED, TAKES_TIME, WITHOUT_TOKEN, Answer, Asked, Result
+from .commands import FUNCTIONS, READS_NOTHING, REMEMBERED, TAKES_TIME, WITHOUT_TOKEN, Answer, Asked, Result, needs
 from .connection import Connection
 from .context import UserContext
 from .memory import Remembered, digest
@@ -195,7 +195,7 @@ class Turn:
         """Return why this identity may not say this command at all; None when it may."""
         identity, clock = self.connection.identity, self.connection.clock
         expired = identity.expires_at is not None and clock() >= identity.expires_at
-        needed = NEEDS.get(type(command))
+        needed = needs(command)
         if expired and type(command) not in WITHOUT_TOKEN:
             refusal = ClientError("AUTH_FAILED", "the token has expired")
         elif needed is not None and not identity.may(needed):

@@ -171,6 +171,24 @@ class Jobs:
             del self._finding[job_id]
             finding.set()
 
+    async def check_granted(self, job_id: str, identity: Identity) -> None:
+        """Let a client go on that was granted an id, or that owns it.
+
+        For anybody else the store is asked the same, and nothing is kept, whether there is such a job or not: how
+        long the answer takes must not tell it, either.
+
+        Raises:
+            ClientError: ``NOT_FOUND``: to this user there is no such job.
+            StoreError: The store did not answer.
+        """
+        if identity.may_read_job(job_id):
+            return
+        row = await self.store.job(job_id)
+        live = self._live.get(job_id)
+        owner = live.owner if live is not None else None if row is None else row.user_id
+        if owner != identity.user_id:
+            raise missing_job()
+
     async def _find(self, job_id: str) -> LiveJob:
         row = None if self._is_being_freed(job_id) else await self.store.job(job_id)
         key = f"job:{job_id}/{secrets.token_hex(8)}" if row is None else row.key

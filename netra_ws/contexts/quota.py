@@ -106,12 +106,15 @@ class Quota:
         """Cut the logs of a user's largest jobs; return how much is still too much."""
         if excess <= 0:
             return 0
-        for key, size in await self.store.largest_jobs(user_id, PAGE):
-            cut = min(size, excess)
-            await self.registry.recorder.shorten(self.registry.streams, key, size - cut)
-            excess -= cut
-            if excess <= 0:
-                break
+        seen: set[str] = set()  # what an unfinished run has said cannot go: it would be found again and again
+        while page := [each for each in await self.store.largest_jobs(user_id, PAGE) if each[0] not in seen]:
+            for key, size in page:
+                cut = min(size, excess)
+                await self.registry.recorder.shorten(self.registry.streams, key, size - cut)
+                seen.add(key)
+                excess -= cut
+                if excess <= 0:
+                    return excess
         return excess
 
     async def _remove_threads(self, context: UserContext, excess: int) -> int:

@@ -508,3 +508,33 @@ async def test_nobody_waits_in_an_id_that_was_not_granted(server: StartServer) -
     async with granted.events() as events:
         assert await running.job("ada", "build-7").emit("x", 1) == 1
         assert (await anext(events)).fields["value"] == 1
+
+
+async def test_a_grant_is_enough_to_resume_a_job(server: StartServer) -> None:
+    """A token that grants a job and not the user's own stream resumes the job by the command, and that alone."""
+    running = await server()
+    await running.job("ada", "build-7").emit("step", 1)
+    async with connect(running, "bob", permissions=("job:build-7",)) as reader:
+        answer = await joined(reader)
+        place = {"epoch": answer["stream"]["epoch"], "seq": 0}
+        assert (await reader.ask("resume", **place))["code"] == "FORBIDDEN"
+        assert (await reader.ask("resume", job_id="build-8", **place))["code"] == "NOT_FOUND"
+        assert (await reader.ask("resume", job_id="build-7", **place))["type"] == "ack"
+        assert (await reader.until("replay_completed"))[-1]["count"] == 1
+
+
+async def test_connecting_twice_tells_where_one_is(server: StartServer) -> None:
+    """Who connects again to a job that is read already hears the position behind which the next event comes."""
+    running = await server()
+    job = running.job("ada", "build-7")
+    await job.open()
+    async with connect(running, "bob", permissions=READER, receive_buffer=4096) as reader:
+        await joined(reader)
+        for _ in range(60):
+            await job.emit("step", "x" * 100_000)
+        await running.recorder.flush()
+        await reader.send("connect_job", job_id="build-7", id="again")
+        told = (await reader.until("job_connected"))[-1]["stream"]["seq"]
+        following = (await reader.until("agent_event"))[-1]["seq"]
+        assert following == told + 1
+        assert told < 60

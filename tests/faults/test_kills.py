@@ -30,6 +30,9 @@ CAMPAIGNS = 4 if KILLS > 100 else 2
 MOST = 20
 START_S = 20.0
 MOMENTS = {"work", "recovery", "drain"}
+#: The job that all runs speak into, and the user too, who needs no grant for it.
+JOB = "log"
+MAY = ("chat", "read", "job:publish")
 
 
 @attrs.define(eq=False)
@@ -100,6 +103,59 @@ async def killable(url: str, log_file: Path) -> AsyncIterator[Killable]:
 
 
 @attrs.define
+class JobLog:
+    """A job whose server dies all the time.
+
+    Attributes:
+        log: Every event so far, as the store has it.
+        heard: What was heard since the last start.
+        sent: What was published and has no answer yet, by command id.
+        answered: Command id → the seq that the answer told.
+    """
+
+    epoch: str = ""
+    log: list[dict[str, Any]] = attrs.field(factory=list)
+    heard: list[dict[str, Any]] = attrs.field(factory=list)
+    sent: dict[str, str] = attrs.field(factory=dict)
+    answered: dict[str, int] = attrs.field(factory=dict)
+
+    @property
+    def position(self) -> str:
+        """Behind what was seen to be kept."""
+        return f"{self.epoch}:{self.log[-1]['seq'] if self.log else 0}"
+
+    def publish(self, command_id: str) -> dict[str, Any]:
+        self.sent[command_id] = command_id
+        return {"type": "publish_job", "id": command_id, "job_id": JOB, "name": "note", "value": command_id}
+
+    def hear(self, message: dict[str, Any]) -> bool:
+        """Keep a message that is about the job."""
+        if message.get("reply_to") in self.sent:
+            if message["type"] == "ack":
+                self.answered[message["reply_to"]] = message["seq"]
+            return True
+        if "event_id" in message and message.get("job_id") == JOB:
+            self.heard.append(message)
+        return message.get("job_id") == JOB
+
+    def check(self, answer: dict[str, Any], replayed: list[dict[str, Any]]) -> None:
+        """Compare what a reader who resumes gets with what was heard and answered before the kill."""
+        assert (answer["type"], answer["stream"]["epoch"]) == ("job_connected", self.epoch)
+        assert replayed[-1]["complete"] is True
+        kept = [each for each in replayed if "event_id" in each and each.get("job_id") == JOB]
+        seqs, behind = [each["seq"] for each in kept], self.log[-1]["seq"] if self.log else 0
+        assert seqs == sorted({seq for seq in seqs if seq > behind}), "numbers are used twice or out of order"
+        upto = self.heard[-1]["seq"] if self.heard else behind
+        heard = [each for each in self.heard if each["seq"] > behind]
+        assert [each for each in kept if each["seq"] <= upto] == heard, "what was heard is not what was kept"
+        self.log += kept
+        told = {each["value"]: each["seq"] for each in self.log if each["name"] == "note"}
+        assert self.answered.items() <= told.items(), "what was published and answered is not there"
+        assert len(told) == sum(each["name"] == "note" for each in self.log), "a publication happened twice"
+        self.heard, self.sent = [], {}
+
+
+@attrs.define
 class Campaign:
     """One user's life with a server that dies all the time.
 
@@ -112,6 +168,7 @@ class Campaign:
         families: How many sub-runs there were.
         answered: How many questions were answered.
         given_up: How many questions were closed by a cancel or the next start.
+        job: What became of the job.
     """
 
     server: Killable
@@ -126,6 +183,7 @@ class Campaign:
     families: int = 0
     answered: int = 0
     given_up: int = 0
+    job: JobLog = attrs.field(factory=lambda: JobLog())
 
     async def go(self, kills: int, enough: Callable[[], bool]) -> None:
         """Be killed so many times, or more often until it was *enough*; check everything after each."""
@@ -156,15 +214,17 @@ class Campaign:
         async with connect(self.server) as client:  # type: ignore[arg-type]
             self.epoch = client.welcome["stream"]["epoch"]
             await client.ask("create_thread", id="first")
+            self.job.epoch = (await client.ask("connect_job", job_id=JOB))["stream"]["epoch"]
         await self.server.kill()
 
     async def _live(self, moment: str) -> None:
         """Let runs go on, and return in the middle of it."""
         path = f"/ws?resume={self.epoch}:{self.log[-1]['seq']}"
         async with (
-            connect(self.server, path=path) as client,  # type: ignore[arg-type]
+            connect(self.server, path=path, permissions=MAY) as client,  # type: ignore[arg-type]
             trio.open_nursery() as nursery,
         ):
+            await client.send("connect_job", job_id=JOB, resume=self.job.position)
             nursery.start_soon(self._listen, client)
             nursery.start_soon(self._talk, client)
             await trio.sleep(self.dice.random() * 0.12)
@@ -177,6 +237,8 @@ class Campaign:
         try:
             while True:
                 message = await client.receive()
+                if self.job.hear(message):
+                    continue
                 if "seq" in message:
                     self.heard.append(message)
                 elif message["type"] == "ack" and message.get("reply_to") in self.sent:
@@ -198,7 +260,7 @@ class Campaign:
     def _command(self) -> dict[str, Any]:
         self.count += 1
         command = {"id": f"c{self.count}", "thread_id": self.dice.choice("abc")}
-        kind = self.dice.choice(("chat", "chat", "chat", "stop", "delete"))
+        kind = self.dice.choice(("chat", "chat", "chat", "stop", "delete", "publish", "publish"))
         runs = [event["run_id"] for event in self.heard if event["type"] == "agent_started"]
         asked = [event["input_id"] for event in self.heard if event["type"] == "input_required"]
         if asked and self.dice.random() < 0.6:
@@ -209,6 +271,8 @@ class Campaign:
             return {"type": "stop_agent", "id": command["id"], "run_id": self.dice.choice(runs)}
         if kind == "delete" and not self.count % 4:
             return {"type": "delete_thread", **command}
+        if kind == "publish":
+            return self.job.publish(command["id"])
         on_busy = self.dice.choice(("enqueue", "interrupt", "rollback"))
         return {"type": "chat", **command, "content": "go on", "agent": "worker", "on_busy": on_busy}
 
@@ -229,6 +293,10 @@ class Campaign:
             assert rest == [each for each in self.log if each["seq"] > last]
             for command_id in self.dice.sample(sorted(self.sent), min(5, len(self.sent))):
                 await self._repeat(client, command_id)
+            answer = await client.ask("connect_job", job_id=JOB, resume=self.job.position)
+            self.job.check(answer, await client.until("replay_completed", job_id=JOB))
+        async with connect(self.server, "eve", permissions=MAY) as other:  # type: ignore[arg-type]
+            assert (await other.ask("connect_job", job_id=JOB))["code"] == "NOT_FOUND", "its owner was forgotten"
 
     def _compare(self, position: int, heard: list[dict[str, Any]], kept: list[dict[str, Any]]) -> None:
         seqs = [each["seq"] for each in kept]
@@ -302,10 +370,13 @@ async def test_kill_9_at_any_moment(store_urls: list[str], tmp_path: Path) -> No
     families, answered, given_up = (
         sum(getattr(life, name) for life in lives) for name in ("families", "answered", "given_up")
     )
+    spoken = sum(len(life.job.log) for life in lives)
+    published = sum(len(life.job.answered) for life in lives)
     print(f"{moments.total()} kills {dict(moments)}, {events} events, {trio.current_time() - began:.1f} s")
+    print(f"{spoken} events of jobs, {published} publications answered")
     print(f"{families} sub-runs, {answered} questions answered, {given_up} given up")
     assert moments.total() >= kills * len(store_urls)
     if len(store_urls) == CAMPAIGNS:
         assert moments.keys() == MOMENTS
-        assert given_up > 0
+        assert min(given_up, spoken) > 0
         assert KILLS < 200 or min(families, answered) > 0

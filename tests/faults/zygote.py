@@ -32,6 +32,7 @@ async def worker(run: Run) -> str:
     async with run.tool("outer"):
         for number in itertools.count():
             await run.say(f"{number} ")
+            await run.job("log").emit("step", [run.run_id, number])
             if number == ends_at:
                 return run.said
             async with trio.open_nursery() as nursery:
@@ -75,6 +76,7 @@ async def serve(url: str, secret: str) -> None:
     }
     with trio.open_signal_receiver(signal.SIGTERM) as signals:
         async with open_server(Settings.make(overrides, environment="testing"), agents=AGENTS) as server:
+            await server.job("ada", "log").open()
             print(f"port {server.port}", flush=True)
             await anext(signals)
             await server.drain()

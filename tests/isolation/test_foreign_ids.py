@@ -20,7 +20,7 @@ from netra_ws.testing.frames import TEXT
 #: Everything that the recorder does not do.
 READS = (
     "stream", "events", "run_events", "thread", "threads", "count_threads", "oldest_threads", "usage", "messages",
-    "search", "run", "run_of_command",
+    "search", "run", "run_of_command", "job", "count_jobs", "largest_jobs", "empty_jobs",
 )  # fmt: skip
 #: What differs between two answers to the same question.
 TIMES = re.compile(rb'"(?:timestamp|created_at|updated_at|server_time)":[0-9.e+]+')
