@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import gc
 import getpass
 import logging
 import os
@@ -22,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 from urllib.parse import parse_qsl, urlsplit
 
-from netra_ws.errors import ConfigError, NetraError
+from netra_ws.errors import ConfigError, InvalidArgument, NetraError
 from netra_ws.identity import is_user_id
 from netra_ws.settings import ENVIRONMENTS, Loaded, Settings, describe, development_secret, load, problems, warnings
 from netra_ws.signals import on_hangup, until_signals
@@ -50,6 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         args = _make_parser(words).parse_args(words)
     except SystemExit as exc:  # argparse has said what is wrong, or has printed the help
         return int(exc.code or 0)
+    gc.disable()  # what a command imports and makes at its start is no garbage; who goes on for longer enables it
     try:
         status: int = args.command(args)
     except NetraError as exc:
@@ -57,6 +59,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
+    finally:
+        gc.enable()
     return status
 
 
@@ -126,6 +130,7 @@ def _make_parser(words: Sequence[str] = ()) -> argparse.ArgumentParser:
     chat.add_argument("--token", metavar="T", help="who you are; in development one is made for you")
     chat.add_argument("--thread", metavar="ID", help="the conversation to go on with")
     chat.add_argument("--agent", metavar="NAME", help="who shall answer")
+    chat.add_argument("--job", metavar="ID", help="watch what is said in a job, and say nothing; Ctrl-C leaves")
     chat.add_argument("--json", action="store_true", help="print one event per line as JSON")
     chat.epilog = (
         "What an agent asks is asked at the terminal; Ctrl-D declines, Ctrl-C stops the run, a second one leaves. "
@@ -224,6 +229,9 @@ async def _serve(settings: Settings) -> bool:
     with ending, on_hangup(hang_up if service else None):
         async with open_server(settings) as server:
             running.append(server)
+            # What is there now stays: else the first full collection, a tenth of a second, meets some client.
+            gc.freeze()
+            gc.enable()
             if not asked.is_set():  # which may happen during the start
                 _announce(server)
             await asked.wait()
@@ -353,8 +361,11 @@ def _chat_command(args: argparse.Namespace) -> int:
         _complain(f"--token: needed in {settings.environment}")
         return ExitStatus.USAGE
     text = args.text
+    if args.job is not None and (wrong := _wrong_watch(args)) is not None:
+        _complain(wrong)
+        return ExitStatus.USAGE
     try:
-        if text is None and not sys.stdin.isatty():
+        if text is None and args.job is None and not sys.stdin.isatty():
             text = sys.stdin.read()
         if text is not None:
             text.encode()  # depending on the locale, what is not UTF-8 is only found here
@@ -365,6 +376,7 @@ def _chat_command(args: argparse.Namespace) -> int:
         _complain("there is nothing to say: give TEXT, or text on standard input")
         return ExitStatus.USAGE
     own_name = _own_name()
+    gc.enable()
     return talk(
         Options(
             url=url,
@@ -372,9 +384,23 @@ def _chat_command(args: argparse.Namespace) -> int:
             text=text,
             thread=args.thread,
             agent=args.agent,
+            job=args.job,
             as_json=args.json,
         )
     )
+
+
+def _wrong_watch(args: argparse.Namespace) -> str | None:
+    """Return what is wrong with ``--job`` and what came with it."""
+    from netra_ws.joined import read_job_id
+
+    if args.text is not None or args.thread is not None or args.agent is not None:
+        return "--job only watches: it goes with neither TEXT, --thread nor --agent"
+    try:
+        read_job_id(args.job, "--job")
+    except InvalidArgument as exc:
+        return str(exc)
+    return None
 
 
 # check-config

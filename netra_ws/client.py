@@ -12,7 +12,14 @@
 
 It reconnects with full jitter and goes on from its position, drops events it has seen, sends
 unanswered commands again under their own id (the server answers a repeat without a second effect),
-asks for a new token, and stops for good where the server said no. ``netra-ws.js`` is its sibling.
+asks for a new token, and stops for good where the server said no. It joins its jobs again, too::
+
+    events = session.events(job_id="build-7")
+    await session.connect_job("build-7")
+    async for event in events:
+        print(event.fields["name"], event.fields["value"])
+
+``netra-ws.js`` is its sibling.
 """
 
 from __future__ import annotations
@@ -37,6 +44,7 @@ from trio_websocket import ConnectionClosed, ConnectionRejected, WebSocketConnec
 from wsproto.utilities import LocalProtocolError, RemoteProtocolError
 
 from netra_ws.errors import CommandFailed, Rejected, SessionError
+from netra_ws.joined import read_job_id, write_position
 from netra_ws.pending import PendingInput
 from netra_ws.protocol import commands as say
 from netra_ws.protocol.codec import Heard, read_server
@@ -46,6 +54,8 @@ from netra_ws.protocol.replies import (
     ConnectionEstablished,
     ConnectionWarning,
     Error,
+    JobConnected,
+    JobDisconnected,
     Position,
     Reply,
     ThreadCreatedReply,
@@ -235,11 +245,18 @@ class Session:
     def __attrs_post_init__(self) -> None:
         self._book = Conversation(self._policy.queue_limit, self.stop)
 
-    def begin(self, position: Position | None, thread_id: str | None) -> None:
-        """Go on from what an earlier session knew; before ``run``."""
+    def begin(
+        self, position: Position | None, thread_id: str | None, job_positions: Mapping[str, Position] | None = None
+    ) -> None:
+        """Go on from what an earlier session knew; before ``run``.
+
+        Raises:
+            InvalidArgument: *job_positions* holds what is no id of a job, or no position.
+        """
         self._book.position = position
         self._book.thread_id = thread_id
-        if position is not None:
+        self._book.jobs.restore(job_positions or {})
+        if position is not None or job_positions:
             # What is replayed may come before the program has had a chance to ask for it.
             self._early = self._book.events(QUEUE_LIMIT, "reset")
 
@@ -253,6 +270,11 @@ class Session:
     def position(self) -> Position | None:
         """Position of the last event heard; give it to a later ``connect`` to go on from there."""
         return self._book.position
+
+    @property
+    def job_positions(self) -> dict[str, Position]:
+        """The jobs that this session reads, and where it stands in each; give them to a later ``connect``."""
+        return self._book.jobs.positions
 
     @property
     def thread_id(self) -> str | None:
@@ -278,13 +300,26 @@ class Session:
         """What the session ended with, or None."""
         return self._book.error
 
-    def events(self, *, limit: int = QUEUE_LIMIT, policy: Policy = "reset") -> EventQueue:
-        """Return every numbered event of this user from now on, for ``async for``.
+    def events(self, *, job_id: str | None = None, limit: int = QUEUE_LIMIT, policy: Policy = "reset") -> EventQueue:
+        """Return every numbered event of this user and of the jobs that are joined from now on, for ``async for``.
 
-        The first queue of a session that was given a position begins right behind that position.
-        A ``stream_reset`` among them says that some are missing: reload what you show (``history``).
-        The queue is let go when nobody holds it.
+        A job's event has its ``job_id`` and a ``seq`` of that job's own. A ``stream_reset`` says that some are
+        missing, of the user where it has no ``job_id``: reload what you show (``history``). A ``job_disconnected``
+        says that a job is read no more: it was closed, no permission is left, or it was left here; with the fields
+        ``code`` and ``error`` it could not be joined again.
+
+        The first queue of a session that was given positions begins right behind them. A queue is let go when
+        nobody holds it.
+
+        Args:
+            job_id: Only what is said in that job. Such a queue ends behind ``job_disconnected``, and may be asked
+                for before ``connect_job``, so that nothing is said in between.
+
+        Raises:
+            InvalidArgument: *job_id* is no id.
         """
+        if job_id is not None:
+            return self._book.events(limit, policy, read_job_id(job_id), self._early)
         queue, self._early = self._early, None
         if queue is None:
             return self._book.events(limit, policy)
@@ -388,9 +423,72 @@ class Session:
         """Make a thread the one to which messages without a thread go."""
         self._book.thread_id = (await self._ask(say.SwitchThread(thread_id=Id(thread_id)), ThreadSwitched))[1].thread_id
 
-    async def resume(self, position: Position) -> None:
-        """Go back to an earlier position: everything after it comes again, its ``seq`` tells."""
-        await self.command(say.Resume(epoch=position.epoch, seq=Seq(position.seq)))
+    async def connect_job(self, job_id: str, resume: Position | None = None) -> Position:
+        """Read a job from now on, also over later connections; its events come by ``events``.
+
+        Whoever reads it already goes on where it is; with *resume*, there.
+
+        Args:
+            resume: Where to go on instead: ``job_positions`` of an earlier session. What cannot be continued
+                gives a ``stream_reset`` with that ``job_id``.
+
+        Returns:
+            The end of what was said in it until now.
+
+        Raises:
+            InvalidArgument: *job_id* or *resume* is none.
+            CommandFailed: ``NOT_FOUND``: it was not granted to this user. ``QUOTA_EXCEEDED``: too many jobs.
+
+        *Cancellation:* the server may send its events nevertheless until the connection ends; nobody gets them.
+        """
+        place = None if resume is None else write_position(resume, "resume")
+        command = say.ConnectJob(job_id=read_job_id(job_id), resume=place)
+        return (await self._ask(command, JobConnected))[1].stream
+
+    async def disconnect_job(self, job_id: str) -> None:
+        """Read a job no more: behind this, nothing of it comes.
+
+        Raises:
+            InvalidArgument: *job_id* is none.
+            CommandFailed: ``NOT_FOUND``: it was not read.
+
+        *Cancellation:* it may be left nevertheless.
+        """
+        command = say.DisconnectJob(job_id=read_job_id(job_id))
+        joined = job_id in self._book.jobs
+        try:
+            await self._ask(command, JobDisconnected)
+        except CommandFailed as refused:
+            if refused.code != "NOT_FOUND" or not joined:
+                raise  # else it ended meanwhile, which is as good
+
+    async def publish_job(self, job_id: str, name: str, value: Any) -> int:
+        """Say something into a job, once, whatever happens to the connection; whoever reads it gets an ``agent_event``.
+
+        It need not be read here; it needs the permission ``job:publish``, and the job.
+
+        Returns:
+            The ``seq`` of the event; by then it is stored.
+
+        Raises:
+            InvalidArgument: *job_id* is none.
+            TypeError: *value* is no JSON value.
+            CommandFailed: ``NOT_FOUND``, ``FORBIDDEN``, or what else the server has against it.
+
+        *Cancellation:* it may be said nevertheless.
+        """
+        command = say.PublishJob(job_id=read_job_id(job_id), name=name, value=value)
+        return (await self._ask(command, Ack))[1].seq or 0
+
+    async def resume(self, position: Position, *, job_id: str | None = None) -> None:
+        """Go back to an earlier position, with *job_id* of a job: everything after it comes again, its ``seq`` tells.
+
+        Raises:
+            InvalidArgument: *job_id* is no id.
+            CommandFailed: ``NOT_FOUND``: that job is not read.
+        """
+        job = None if job_id is None else read_job_id(job_id)
+        await self.command(say.Resume(epoch=position.epoch, seq=Seq(position.seq), job_id=job))
 
     async def command(self, command: say.Command) -> Heard:
         """Say any command of the protocol and return its answer.
@@ -633,12 +731,26 @@ class Session:
             if heard is not None:
                 self._book.hear(heard)
                 self._notice(heard, nursery)
+                while self._book.put_off:
+                    nursery.start_soon(self._come_back, *self._book.put_off.pop())
 
     def _notice(self, heard: Heard, nursery: trio.Nursery) -> None:
         if isinstance(heard.message, AuthExpiring) and callable(self._token):
             nursery.start_soon(self._renew, heard.message.expires_in_s)
         elif isinstance(heard.message, ConnectionWarning | Error) and heard.reply_to is None:
             logger.warning("the server says %s: %s", heard.message.code, heard.message.error)
+
+    async def _come_back(self, job_id: str, refused: CommandFailed) -> None:
+        """Ask once more, later, to read a job that the server had no time for, on this connection."""
+        policy, jobs = self._policy, self._book.jobs
+        least_s = (refused.details or {}).get("retry_after_s", 0.0)
+        while (job := jobs.unseated(job_id)) is not None:
+            await trio.sleep(least_s + backoff_delay(job.refusals, policy.random, policy.backoff_base_s))
+            job.refusals += 1
+            if self._unsent is not None and (pending := self._book.come_back_later(job_id)) is not None:
+                self._unsent.append(pending)
+                self._more.set()
+                return
 
     async def _renew(self, left_s: float) -> None:
         """Give the server a new token; where that fails, the next connection brings it."""
@@ -721,6 +833,7 @@ async def connect(
     token: Token,
     *,
     position: Position | None = None,
+    job_positions: Mapping[str, Position] | None = None,
     thread_id: str | None = None,
     on_state: Callable[[StateChange], None] | None = None,
     ssl_context: ssl.SSLContext | None = None,
@@ -736,6 +849,7 @@ async def connect(
         token: A JWT, or a function (async or not) that is asked for each connection and before the
             token expires. What it raises before the first connection is raised here.
         position: Where to go on: ``session.position`` of an earlier session.
+        job_positions: The jobs to join, and where to go on in each: ``session.job_positions`` of an earlier session.
         thread_id: Where messages without a thread go.
         on_state: Is told each change of state, from the session's own task; what it raises ends the session.
         ssl_context: Whom to believe about certificates; by default the system's authorities, or those of the file
@@ -743,11 +857,12 @@ async def connect(
 
     Raises:
         ValueError: *url* is no such URL.
+        InvalidArgument: *job_positions* holds what is no id of a job, or no position.
         Rejected: The server does not want us.
         ConnectionLost: There was no server for ``policy.connect_s`` seconds.
     """
     session = Session(Address.parse(url), token, policy, ssl_context, on_state or (lambda change: None))
-    session.begin(position, thread_id)
+    session.begin(position, thread_id, job_positions)
     raised: Exception | None = None
     failure: BaseException | None = None
     # Shielded, so that a program that is cancelled can still say goodbye.

@@ -1,4 +1,4 @@
-"""What a client's session knows between its sockets: position, unanswered commands, runs it follows.
+"""What a client's session knows between its sockets: position, unanswered commands, runs it follows, its jobs.
 
 No socket and no clock here, so every rule can be tested by handing frames in. ``client.py`` carries
 a ``Conversation`` over as many sockets as it takes.
@@ -25,10 +25,11 @@ from netra_ws.errors import (
     UnfitAnswer,
     UnknownInput,
 )
+from netra_ws.joined import JoinedJobs, farewell
 from netra_ws.pending import PendingInputs
 from netra_ws.protocol.closing import CloseCode, may_reconnect
 from netra_ws.protocol.codec import Heard, encode_command
-from netra_ws.protocol.commands import Command, InputResponse, Resume, Start
+from netra_ws.protocol.commands import Command, ConnectJob, DisconnectJob, InputResponse, Resume, Start
 from netra_ws.protocol.events import AgentCompleted, AgentMessage, AgentThinking, MessageReceived, RunEvent
 from netra_ws.protocol.events import ThreadDeleted as ThreadDeletedEvent
 from netra_ws.protocol.replies import (
@@ -36,6 +37,8 @@ from netra_ws.protocol.replies import (
     ConnectionEstablished,
     Draining,
     Error,
+    JobConnected,
+    JobDisconnected,
     Position,
     ReplayCompleted,
     StreamReset,
@@ -153,10 +156,13 @@ class EventQueue:
     When more than *limit* events wait, *policy* decides. ``reset``: all of them are dropped and one
     ``stream_reset`` with the reason ``overflow`` takes their place, after which the reader reloads
     what it shows. ``fail``: the reader gets a ``SessionError``.
+
+    With *job_id* it holds what is said in that job alone, and ends with it.
     """
 
     limit: int = QUEUE_LIMIT
     policy: Policy = "reset"
+    job_id: str | None = None
     _waiting: deque[Heard] = attrs.field(factory=deque)
     _news: trio.Event = attrs.field(factory=trio.Event)
     _over: bool = False
@@ -174,9 +180,19 @@ class EventQueue:
             if self.policy == "fail":
                 self.end(SessionError(f"more than {self.limit} events were waiting to be read"))
                 return
-            self._waiting.append(_overflow(heard))
+            self._waiting.append(_overflow(heard, self.job_id))
         self._waiting.append(heard)
         self._wake()
+
+    def wants(self, heard: Heard) -> bool:
+        """Whether *heard* is for this queue's reader."""
+        return self.job_id is None or heard.fields.get("job_id") == self.job_id
+
+    def take_over(self, other: EventQueue) -> None:
+        """Add what waits in *other* and is for this reader, or says that something is missing there."""
+        for heard in other._waiting:
+            if self.wants(heard) or heard.fields.get("reason") == _OVERFLOW:
+                self.push(heard)
 
     def end(self, error: SessionError | None = None) -> None:
         """Let the reader finish what is waiting; then it ends, or gets *error*."""
@@ -204,11 +220,16 @@ class EventQueue:
         return self._waiting.popleft()
 
 
-def _overflow(heard: Heard) -> Heard:
+#: No reason of the protocol: the server has lost nothing, the queue has.
+_OVERFLOW = "overflow"
+
+
+def _overflow(heard: Heard, job_id: str | None) -> Heard:
     seq = heard.stamp.seq if heard.stamp is not None else 0
-    # "overflow" is no reason of the protocol: the server has lost nothing, this queue has.
-    message = StreamReset(epoch="", seq=seq, reason=cast("Any", "overflow"))
-    fields = {"type": StreamReset.type, "epoch": "", "seq": seq, "reason": "overflow"}
+    message = StreamReset(epoch="", seq=seq, reason=cast("Any", _OVERFLOW), job_id=job_id)
+    fields: dict[str, Any] = {"type": StreamReset.type, "epoch": "", "seq": seq, "reason": _OVERFLOW}
+    if job_id is not None:
+        fields["job_id"] = job_id
     return Heard(type=StreamReset.type, fields=fields, message=message, stamp=None, reply_to=None)
 
 
@@ -287,6 +308,7 @@ class Pending:
     Attributes:
         text: What is sent; again, unchanged, on the next connection.
         run: The run that a start became, as soon as it is known.
+        own: Whether the session itself says it, for this connection alone, and nobody waits.
     """
 
     id: str
@@ -296,6 +318,7 @@ class Pending:
     heard: Heard | None = None
     error: SessionError | None = None
     done: trio.Event = attrs.field(factory=trio.Event)
+    own: bool = False
 
     def settle(self, heard: Heard | None, error: SessionError | None = None) -> None:
         self.heard = heard
@@ -312,6 +335,8 @@ class Conversation:
         thread_id: Where a message without a thread goes; None: the next one opens a thread.
         welcome: The newest ``connection_established``.
         inputs: What waits for an answer of the user.
+        jobs: The jobs that are joined.
+        put_off: Jobs that the server had no time to seat us in, with the refusal; to be asked for again.
         reconnect_after_s: How long a draining server wants to be left alone.
         closed: Whether nothing more can be said; *error* tells why, None when its user left.
     """
@@ -326,6 +351,8 @@ class Conversation:
     error: SessionError | None = None
     pending: dict[str, Pending] = attrs.field(factory=dict)
     inputs: PendingInputs = attrs.field(factory=PendingInputs)
+    jobs: JoinedJobs = attrs.field(factory=JoinedJobs)
+    put_off: list[tuple[str, CommandFailed]] = attrs.field(factory=list)
     _runs: dict[str, list[Run]] = attrs.field(factory=dict)
     _roots: dict[str, str] = attrs.field(factory=dict)  # running sub-run → the run of ours that it is a part of
     _queues: weakref.WeakSet[EventQueue] = attrs.field(factory=weakref.WeakSet)
@@ -344,15 +371,32 @@ class Conversation:
         """
         if self.closed:
             raise self.error or SessionError("the session is closed")
-        self._count += 1
-        command_id = f"{self._prefix}-{self._count}"
-        text = encode_command(attrs.evolve(command, id=CommandId(command_id)))
+        pending = self._note(command)
         assert self.welcome is not None  # nobody has a session before it
-        limit, size = self.welcome.limits.max_message_bytes, len(text.encode())
+        limit, size = self.welcome.limits.max_message_bytes, len(pending.text.encode())
         if size > limit:
             raise CommandFailed("MESSAGE_TOO_BIG", f"{command.type} has {size} bytes, the server takes at most {limit}")
-        pending = self.pending[command_id] = Pending(command_id, command, text)
+        self.pending[pending.id] = pending
         return pending
+
+    def _note(self, command: Command, *, own: bool = False) -> Pending:
+        self._count += 1
+        command_id = f"{self._prefix}-{self._count}"
+        return Pending(command_id, command, encode_command(attrs.evolve(command, id=CommandId(command_id))), own=own)
+
+    def come_back(self, command: ConnectJob) -> Pending:
+        """Return what has to be said to read a job again from our position on; the session itself says it."""
+        pending = self._note(command, own=True)
+        self.pending[pending.id] = pending
+        return pending
+
+    def come_back_later(self, job_id: str) -> Pending | None:
+        """Return what has to be said to read a job that was put off; None where somebody else is about to say it."""
+        for pending in self.pending.values():
+            if isinstance(pending.command, ConnectJob | DisconnectJob) and pending.command.job_id == job_id:
+                return None
+        command = self.jobs.come_back(job_id)
+        return None if command is None else self.come_back(command)
 
     def forget(self, pending: Pending) -> None:
         """Stop waiting for an answer; a start that nobody waits for is not followed."""
@@ -370,13 +414,26 @@ class Conversation:
             self._lose_unseen()
         return run
 
-    def events(self, limit: int, policy: Policy) -> EventQueue:
-        """Return a queue of everything numbered from now on; it is let go when nobody holds it."""
-        queue = EventQueue(limit, policy)
+    def events(
+        self, limit: int, policy: Policy, job_id: str | None = None, early: EventQueue | None = None
+    ) -> EventQueue:
+        """Return a queue of everything from now on, or of one job; it is let go when nobody holds it.
+
+        Args:
+            early: What was heard before, for a queue of a job to begin with.
+        """
+        queue = EventQueue(limit, policy, job_id)
+        if early is not None:
+            queue.take_over(early)
         if self.closed:
             queue.end(self.error)
         self._queues.add(queue)
         return queue
+
+    def _tell(self, heard: Heard) -> None:
+        for queue in list(self._queues):
+            if queue.wants(heard):
+                queue.push(heard)
 
     # Hearing.
 
@@ -388,15 +445,19 @@ class Conversation:
         self._replaying = resuming
         if self.position is None:
             self.position = welcome.stream
-        return list(self.pending.values())
+        waiting = [pending for pending in self.pending.values() if not pending.own]
+        self.pending = {pending.id: pending for pending in waiting}
+        self.put_off.clear()
+        # First, so that a command of the program about a job finds it as it was.
+        return [*map(self.come_back, self.jobs.stand_up()), *waiting]
 
     def hear(self, heard: Heard) -> None:
         """Take any further frame."""
         seq = heard.fields.get("seq")
         if heard.reply_to is not None:
             self._answered(heard)
-        elif heard.fields.get("job_id") is not None:
-            return  # another stream, with numbers of its own
+        elif (job_id := heard.fields.get("job_id")) is not None:
+            self._hear_job(job_id, heard)  # another stream, with numbers of its own
         elif isinstance(heard.message, StreamReset):
             self._reset(heard, heard.message)
         elif isinstance(heard.message, ReplayCompleted):
@@ -408,20 +469,65 @@ class Conversation:
 
     def _answered(self, heard: Heard) -> None:
         pending = self.pending.get(heard.reply_to or "")
-        if pending is None:
-            return  # it has passed its deadline
+        if pending is None:  # it has passed its deadline
+            if isinstance(heard.message, JobDisconnected):
+                self._part(heard.message.job_id, heard)
+            return
+        if pending.own:
+            del self.pending[pending.id]
+        command = pending.command
         if heard.type == Error.type:
-            failure = _failure(heard, pending.command)
-            if isinstance(failure, AlreadyAnswered | UnknownInput) and isinstance(pending.command, InputResponse):
-                self.inputs.close(pending.command.input_id)
+            failure = _failure(heard, command)
+            if isinstance(failure, AlreadyAnswered | UnknownInput) and isinstance(command, InputResponse):
+                self.inputs.close(command.input_id)
+            if isinstance(command, ConnectJob | DisconnectJob):
+                self._refused_job(command, failure)
             pending.settle(heard, failure)
             return
-        if isinstance(pending.command, InputResponse):
-            self.inputs.close(pending.command.input_id)  # its event may be on its way, behind a replay
-        if isinstance(pending.command, Resume):
+        if isinstance(command, InputResponse):
+            self.inputs.close(command.input_id)  # its event may be on its way, behind a replay
+        if isinstance(command, Resume):
             # What follows the answer comes from there.
-            self.position = Position(epoch=pending.command.epoch, seq=pending.command.seq)
+            self._go_back(command)
+        if isinstance(command, ConnectJob) and isinstance(heard.message, JobConnected):
+            self.jobs.connected(command, heard.message.stream, own=pending.own)
+        if isinstance(command, DisconnectJob):
+            self._part(command.job_id, heard)
         pending.settle(heard)
+
+    def _go_back(self, command: Resume) -> None:
+        position = Position(epoch=command.epoch, seq=command.seq)
+        if command.job_id is None:
+            self.position = position
+        else:
+            self.jobs.rewound(command.job_id, position)
+
+    # Jobs.
+
+    def _hear_job(self, job_id: Any, heard: Heard) -> None:
+        if isinstance(heard.message, JobDisconnected):
+            self._part(job_id, heard)
+        elif self.jobs.hear(job_id, heard):
+            self._tell(heard)
+
+    def _refused_job(self, command: ConnectJob | DisconnectJob, failure: CommandFailed) -> None:
+        job_id = command.job_id
+        if isinstance(command, DisconnectJob):
+            if failure.code == "NOT_FOUND":
+                self._part(job_id, farewell(job_id))
+        elif self.jobs.unseated(job_id) is None:
+            return  # it was never joined, or goes on as it is
+        elif failure.retryable or failure.code == "AUTH_FAILED":  # which ends with a new token
+            self.put_off.append((job_id, failure))
+        else:
+            self._part(job_id, farewell(job_id, failure))
+
+    def _part(self, job_id: str, last: Heard) -> None:
+        """Forget a job, after its readers got the last word of it."""
+        if self.jobs.drop(job_id):
+            self._tell(last)
+            for queue in [queue for queue in self._queues if queue.job_id == job_id]:
+                queue.end()
 
     def _numbered(self, heard: Heard, seq: int) -> None:
         position = self.position
@@ -442,8 +548,7 @@ class Conversation:
             self._roots.pop(run_id, None)
             if root_id == run_id and self._runs.pop(run_id, None) is not None:
                 self._forget_parts(run_id)
-        for queue in list(self._queues):
-            queue.push(heard)
+        self._tell(heard)
 
     def _placed(self, message: MessageReceived) -> None:
         """Follow the run of a start of ours from its first event: the answer comes only behind it."""
@@ -462,8 +567,7 @@ class Conversation:
 
     def _reset(self, heard: Heard, message: StreamReset) -> None:
         self.position = Position(epoch=message.epoch, seq=message.seq)
-        for queue in list(self._queues):
-            queue.push(heard)
+        self._tell(heard)
         for run in [run for runs in self._runs.values() for run in runs]:
             run.mark(heard)
             if self._replaying:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping
 from functools import partial
 from itertools import count
 from typing import Protocol
 
+import hypothesis
 import pytest
 import trio
 
@@ -21,8 +23,37 @@ from .end_to_end.needs import missing
 from .kit import settings as make_settings
 from .postgres import Postgres, find_binaries
 from .postgres import server as postgres_server
+from .scripted import ScriptedServer
 
 _schemas = count()
+
+# A busy machine is no failure: how long an example takes is not judged, nor how long it takes to draw one.
+hypothesis.settings.register_profile(
+    "suite", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow], print_blob=True
+)
+hypothesis.settings.load_profile("suite")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Collect without looking for garbage, and keep what was collected out of every later look.
+
+    Tests and what they import stay as long as the process. Going through all of it again and again
+    took a sixth of the suite.
+    """
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Have property tests among the long campaigns; see ``effort.py``."""
+    for item in items:
+        if getattr(getattr(item, "obj", None), "is_hypothesis_test", False):
+            item.add_marker(pytest.mark.heavy)
 
 
 class StartServer(Protocol):
@@ -68,6 +99,12 @@ async def server() -> AsyncIterator[StartServer]:
 
         yield start
         nursery.cancel_scope.cancel()
+
+
+@pytest.fixture
+def scripted(nursery: trio.Nursery) -> ScriptedServer:
+    """A server that plays scripts; its tests ask for ``autojump_clock``, too, by name."""
+    return ScriptedServer(nursery)
 
 
 @pytest.fixture(scope="session")

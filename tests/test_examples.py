@@ -206,6 +206,16 @@ def test_approval_agent(tmp_path: Path) -> None:
     ]
 
 
+def test_job_board(tmp_path: Path) -> None:
+    """Two users see every step of another user's agent, in its order, and the end of the job."""
+    lines = run(tmp_path, "job_board.py", "cake-9").splitlines()
+    steps = ["mix (1/4)", "rest (2/4)", "bake (3/4)", "glaze (4/4)", "job_disconnected"]
+    for user in ("bob", "carol"):
+        assert [line.removeprefix(f"{user} sees: ") for line in lines if line.startswith(user)] == steps
+    assert "cake-9 is ready" in lines
+    assert len(lines) == 2 * len(steps) + 1
+
+
 def test_an_agent_as_a_package(tmp_path: Path) -> None:
     """An agent that is installed as a package is known to a server by its entry point, without a word elsewhere."""
     package = tmp_path / "agent_package"

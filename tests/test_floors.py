@@ -28,8 +28,9 @@ FLOORS = [
 #: Rooms that stand beside the house, and all that they may know of it; the top floor may use them.
 BESIDE = {
     "pending": {"protocol"},
-    "session": {"errors", "protocol", "pending"},
-    "client": {"errors", "protocol", "pending", "session"},
+    "joined": {"errors", "protocol"},
+    "session": {"errors", "protocol", "pending", "joined"},
+    "client": {"errors", "protocol", "pending", "joined", "session"},
 }
 #: Doors within the top floor.
 DOORS = {("cli", "chat"), ("cli", "bench"), ("__main__", "cli")}

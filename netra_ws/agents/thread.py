@@ -30,6 +30,9 @@ class RunThread:
     async def history(self, limit: int = 50) -> list[MessageRow]:
         """Return the last messages of this conversation, oldest first, the one that started the run included."""
         run = self._run
+        if run.stream.visible < run.started_seq:  # else the message might not be committed yet
+            with run.waiting_for_the_store():
+                await run.stream.wait_visible(run.started_seq)
         return await run.ledger.messages(run.identity.user_id, self.id, limit, run.stream.visible)
 
     async def __call__(self, fn: Callable[[*Ts], T], *args: *Ts) -> T:

@@ -21,6 +21,7 @@ from netra_ws.protocol.events import (
     AgentMessage,
     AgentStarted,
     AgentThinking,
+    Announcement,
     InputReceived,
     InputRequired,
     RunEvent,
@@ -29,7 +30,7 @@ from netra_ws.protocol.events import (
     ToolExecuting,
     ToolProgress,
 )
-from netra_ws.protocol.replies import StreamReset
+from netra_ws.protocol.replies import JobDisconnected, StreamReset
 
 from .fields import Field
 
@@ -236,10 +237,12 @@ def _line_of(event: object) -> tuple[str, str]:
             return f"! {_short(event.value)}", "33"
         case InputReceived():
             return "! declined" if event.by != "server" else f"! {event.status}", "33"
-        case AgentEvent():
+        case AgentEvent() | Announcement():
             return f"* {event.name} {_short(event.value)}", "2"
         case StreamReset():
             return "· some events could not be read again", "33"
+        case JobDisconnected():
+            return "· the job is over", "33"
     return "", ""
 
 

@@ -41,6 +41,7 @@ class Options:
     Attributes:
         text: What to say; None to read lines from the terminal.
         thread: Where to say it; None for a new thread.
+        job: Which job to watch instead of saying something.
         as_json: One event per line instead of text for people.
     """
 
@@ -49,11 +50,12 @@ class Options:
     text: str | None = None
     thread: str | None = None
     agent: str | None = None
+    job: str | None = None
     as_json: bool = False
 
 
 def talk(options: Options) -> int:
-    """Talk until the text is answered, or until the end of the input; return the exit status."""
+    """Talk until the text is answered, or until the end of the input or of the job; return the exit status."""
     terminal = not options.as_json and sys.stdin is not None and sys.stdin.isatty()
     screen = JsonLines() if options.as_json else Screen(sys.stdout, sys.stdout.isatty(), asks=terminal)
     chat = Chat(options, screen)
@@ -111,13 +113,34 @@ class Chat:
             async with connect(
                 options.url, options.token, thread_id=options.thread, on_state=self._tell, policy=_POLICY
             ) as session:
-                if options.text is not None:
+                if options.job is not None:
+                    await self._watch(session, options.job)
+                elif options.text is not None:
                     await self._ask(session, options.text)
                 else:
                     await self._ask_lines(session)
         except (Rejected, ConnectionLost) as exc:
             complain(str(exc))
             self.status = ExitStatus.NO_CONNECTION
+
+    async def _watch(self, session: Session, job_id: str) -> None:
+        """Show what is said in a job until it ends.
+
+        Raises:
+            Rejected, ConnectionLost: The session is over.
+        """
+        events = session.events(job_id=job_id)
+        try:
+            await session.connect_job(job_id)
+        except CommandFailed as refused:
+            complain(str(refused))
+            return
+        self.status = ExitStatus.SUCCESS
+        async for heard in events:
+            self.screen.show(heard)
+            if "error" in heard.fields:  # it could not be joined again
+                complain(f"{heard.fields.get('code')}: {heard.fields['error']}")
+                self.status = ExitStatus.FAILED
 
     async def _ask_lines(self, session: Session) -> None:
         """Ask for lines until there are no more.

@@ -303,6 +303,7 @@ if TYPE_CHECKING:
     from netra_ws.errors import ManagerClosed as ManagerClosed
 
     from .agent_handler import AgentMessageHandler as AgentMessageHandler
+    from .agent_message import RequestContext as RequestContext
     from .connection import WebSocketConnection as WebSocketConnection
     from .context import UserExecutionContext as UserExecutionContext
     from .cors import WebSocketCORSHandler as WebSocketCORSHandler
@@ -359,6 +360,7 @@ __all__ = [
     "ManagerPolicy",
     "MessageType",
     "RegistryCompat",
+    "RequestContext",
     "ServerMessage",
     "UnifiedWebSocketManager",
     "UserExecutionContext",
@@ -409,6 +411,7 @@ _HOMES: Mapping[str, str] = {
     "ManagerPolicy": "netra_ws.compat.policy",
     "MessageType": "netra_ws.compat.messages",
     "RegistryCompat": "netra_ws.compat.registry",
+    "RequestContext": "netra_ws.compat.agent_message",
     "ServerMessage": "netra_ws.compat.messages",
     "UnifiedWebSocketManager": "netra_ws.compat.manager",
     "UserExecutionContext": "netra_ws.compat.context",

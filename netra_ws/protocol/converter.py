@@ -21,6 +21,8 @@ from .values import READERS, exactly, json_name, number, read_object
 
 #: Items of a list that one answer calls bad: a message of a megabyte has room for half a million.
 MAX_BAD_ITEMS = 20
+#: The modules whose classes are written without what is absent.
+_OURS = frozenset(class_.__module__ for class_ in (*COMMANDS, *EVENTS, *REPLIES))
 
 
 def make_converter() -> cattrs.Converter:
@@ -36,9 +38,12 @@ def make_converter() -> cattrs.Converter:
     converter.register_structure_hook_func(lambda t: t == Mapping[str, Any], _hook(read_object))
     converter.register_structure_hook_func(lambda t: t == str | int | None, _step)
     converter.register_structure_hook_func(lambda t: t == list[Attachment], _attachments(converter))
-    for class_ in (*COMMANDS, *EVENTS, *REPLIES, Attachment):
-        _leave_out_none(converter, class_)
+    converter.register_unstructure_hook_factory(_is_ours, lambda class_: _leaving_out_none(converter, class_))
     return converter
+
+
+def _is_ours(type_: Any) -> bool:
+    return attrs.has(type_) and type_.__module__ in _OURS
 
 
 def _is(value_type: Any) -> Callable[[Any], bool]:
@@ -89,22 +94,22 @@ def _attachments(converter: cattrs.Converter) -> Callable[[object, object], list
     return hook
 
 
-def _leave_out_none(converter: cattrs.Converter, class_: type[Any]) -> None:
-    """Make *class_* write no field that is None by default and None now."""
+def _leaving_out_none(converter: cattrs.Converter, class_: type[Any]) -> Callable[[Any], dict[str, Any]]:
+    """Return what writes no field of *class_* that is None by default and None now."""
     attrs.resolve_types(class_)
-    for field in attrs.fields(class_):
-        for inner in (field.type, *get_args(field.type), *(a for g in get_args(field.type) for a in get_args(g))):
-            if get_origin(inner) is None and attrs.has(inner):
-                _leave_out_none(converter, inner)
     overrides = {field.name: override(omit_if_default=True) for field in attrs.fields(class_) if field.default is None}
-    converter.register_unstructure_hook(
-        class_,
-        make_dict_unstructure_fn(class_, converter, **overrides),  # type: ignore[arg-type]
-    )
+    return make_dict_unstructure_fn(class_, converter, **overrides)  # type: ignore[arg-type]
+
+
+class _Writers(dict[type[Any], Callable[[Any], dict[str, Any]]]):
+    """Makes each writer when it is first asked for: all of them would be a tenth of a program's start."""
+
+    def __missing__(self, class_: type[Any]) -> Callable[[Any], dict[str, Any]]:
+        writer: Callable[[Any], dict[str, Any]] = converter.get_unstructure_hook(class_)
+        self[class_] = writer
+        return writer
 
 
 converter = make_converter()
 #: Class → what turns its objects into JSON values.
-WRITERS: dict[type[Any], Callable[[Any], dict[str, Any]]] = {
-    class_: converter.get_unstructure_hook(class_) for class_ in (*COMMANDS, *EVENTS, *REPLIES)
-}
+WRITERS: dict[type[Any], Callable[[Any], dict[str, Any]]] = _Writers()

@@ -14,6 +14,7 @@ import trio
 from netra_ws.access import mint
 from netra_ws.agents.agent import Agent
 from netra_ws.client import ClientPolicy, Session, Token, connect
+from netra_ws.history.stream import Stream
 from netra_ws.protocol.codec import Heard, read_server
 from netra_ws.protocol.replies import Position
 from netra_ws.protocol.values import MAX_SEQ
@@ -87,7 +88,7 @@ class MemoryServer:
                 further clients at the same time.
             token: By default a function that gives a new one, good for an hour, whenever it is asked.
             policy: Its ``open_stream`` and ``random`` are those of the kit.
-            more: ``position``, ``thread_id`` and ``on_state``, as ``netra_ws.connect`` has them.
+            more: ``position``, ``job_positions``, ``thread_id`` and ``on_state``, as ``netra_ws.connect`` has them.
 
         Raises:
             Rejected, ConnectionLost: As ``netra_ws.connect``.
@@ -156,9 +157,21 @@ class MemoryServer:
         """
         stream = await self.server.streams.open(user)
         try:
-            rows = await self.store.events(stream.key, stream.epoch, 0, MAX_SEQ, MAX_SEQ)
+            return await self._rows(stream)
         finally:
             self.server.streams.release(stream)
+
+    async def recorded_job(self, job_id: str) -> list[Heard]:
+        """Return every event of a job since it was opened, as the store has it.
+
+        Raises:
+            StoreError: The store is ill.
+        """
+        async with self.server.registry.jobs.using(job_id) as live:
+            return await self._rows(live.stream)
+
+    async def _rows(self, stream: Stream) -> list[Heard]:
+        rows = await self.store.events(stream.key, stream.epoch, 0, MAX_SEQ, MAX_SEQ)
         return [read_server(row.payload) for row in rows]
 
     async def caught_up(self, session: Session, within_s: float = 120.0) -> None:

@@ -4,13 +4,14 @@ from collections.abc import Mapping, Sequence
 
 import attrs
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from netra_ws.access import AddressTable, Admission, OriginPolicy
 from netra_ws.access.strikes import EVERY_ORIGIN, MAX_TEXT, Strikes, bounded
 from netra_ws.errors import Refused
+from tests.effort import share
 
 EVIL, OTHER = "https://evil.example", "https://other.example"
 HERE, THERE = "192.0.2.1", "192.0.2.2"
@@ -263,3 +264,4 @@ def test_a_block_has_its_reason_and_its_end(attempts: list[tuple[str, float]], l
 
 
 TestAnyStrikes = AnyStrikes.TestCase
+TestAnyStrikes.settings = settings(max_examples=share(100))

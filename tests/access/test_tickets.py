@@ -4,13 +4,14 @@ import contextlib
 from contextlib import AbstractContextManager
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
 from netra_ws.access.tickets import MAX_OF_USER, TICKET_S, Issued, Tickets
 from netra_ws.errors import Refused
 from netra_ws.identity import Identity
+from tests.effort import share
 
 NOW = 1_763_000_000.0
 ADA = Identity("ada", {"chat"}, NOW + 3600, "jti-1", {"email": "ada@example.org"})
@@ -228,3 +229,4 @@ class AnyTickets(RuleBasedStateMachine):
 
 
 TestAnyTickets = AnyTickets.TestCase
+TestAnyTickets.settings = settings(max_examples=share(100))

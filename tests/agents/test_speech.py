@@ -134,3 +134,15 @@ async def test_a_streamed_thought_ends_where_text_begins() -> None:
     check_run(events)
     order = [(e.type, e.fields["phase"], e.fields.get("reasoning") or e.fields.get("content")) for e in events[2:-1]]
     assert order[2:4] == [("agent_thinking", "full", "one two"), ("agent_message", "delta", "text")]
+
+
+async def test_an_agent_that_asks_at_once_knows_its_message() -> None:
+    """The history that an agent asks for before anything else has the message that started it."""
+
+    async def look(run: Run) -> list[str]:
+        return [row.content for row in await run.thread.history()]
+
+    async with open_session({"look": look}) as (_, session):
+        for number in range(10):
+            run = await session.start(f"text {number}", agent="look", thread_id="t")
+            assert f"text {number}" in (await run.result()).final_response

@@ -12,7 +12,7 @@ import pytest
 import trio
 
 from netra_ws.client import connect
-from tests.test_cli import Serving, command, in_terminal, read_until, serving
+from tests.test_cli import Process, Serving, command, in_terminal, read_until, serving
 
 PATIENCE_S = 20.0
 
@@ -64,6 +64,18 @@ async def delegates(run):
         async with run.tool("look") as call:
             await call.progress(0.5, "half")
     return "delegated"
+
+
+async def ticks(run):
+    for number in range(2000):
+        await run.job(run.text).emit("tick", number)
+        if not number:
+            await run.say("it ticks\\n")
+        await trio.sleep(0.05)
+
+
+async def closes(run):
+    await run.job(run.text).close()
 """
 
 
@@ -71,7 +83,7 @@ async def delegates(run):
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
     folder = tmp_path_factory.mktemp("serving")
     (folder / "agents_that_ask.py").write_text(AGENTS)
-    names = [f"--agent=agents_that_ask:{name}" for name in ("asks", "dawdles", "delegates")]
+    names = [f"--agent=agents_that_ask:{name}" for name in ("asks", "dawdles", "delegates", "ticks", "closes")]
     with serving(folder, "serve", *names) as server:
         yield server
 
@@ -206,6 +218,52 @@ def test_json_prints_the_question_and_waits(server: Serving) -> None:
     asked = next(event for event in events if event["type"] == "input_required")
     assert (asked["prompt"], asked["choices"]) == ("Well?", ["yes", "no"])
     assert events[-1]["final_response"] == "no answer: expired"
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_watching_a_job(server: Serving, as_json: bool) -> None:
+    """With --job each event of a job is shown, in order, until the job is over; nothing is said and nothing asked."""
+    job_id = f"clock-{as_json}"
+    ticker = Process.start(server.folder, *_words(server, "--agent", "ticks", job_id))
+    watch = _words(server, "--job", job_id, *(["--json"] if as_json else []))
+    try:
+        while "it ticks" not in ticker.line():
+            pass
+        watcher = Process.start(server.folder, *watch)
+        try:
+            lines = [watcher.line(), watcher.line()]
+            assert command(server.folder, *_words(server, "--agent", "closes", job_id)).returncode == 0
+            assert watcher.end() == 0
+            lines += watcher.rest().splitlines()
+        finally:
+            watcher.close()
+    finally:
+        ticker.close()
+    *seen, last = lines
+    if as_json:
+        numbers = [json.loads(line)["value"] for line in seen]
+        assert json.loads(last)["type"] == "job_disconnected"
+    else:
+        numbers = [int(line.strip().removeprefix("* tick ")) for line in seen]
+        assert last == "· the job is over"
+    assert numbers == list(range(numbers[0], numbers[0] + len(numbers)))
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "complaint"),
+    [
+        (["--job", "another"], 1, "NOT_FOUND"),
+        (["--job", "a b"], 2, "--job: expected 1 to 128"),
+        (["--job", "clock", "hi"], 2, "--job only watches"),
+        (["--job", "clock", "--agent", "asks"], 2, "--job only watches"),
+    ],
+)
+def test_what_cannot_be_watched(server: Serving, words: list[str], status: int, complaint: str) -> None:
+    """A job that is not there or not granted, and what goes with none, is one line and a status."""
+    outcome = command(server.folder, *_words(server, *words))
+    assert (outcome.returncode, outcome.stdout) == (status, "")
+    assert complaint in outcome.stderr
+    assert outcome.stderr.count("\n") == 1
 
 
 def test_help_tells_what_happens_at_a_question(tmp_path: Path) -> None:

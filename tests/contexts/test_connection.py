@@ -21,6 +21,7 @@ from netra_ws.identity import Identity
 from netra_ws.protocol.closing import CloseCode
 from netra_ws.protocol.codec import Incoming
 from netra_ws.protocol.replies import Ack, ConnectionWarning, Pong
+from tests.effort import share
 
 from ..history.kit import ALICE, NOW, HandSink, TroubledStore, clock, delta, fields_of, open_by_hand, said
 
@@ -504,7 +505,7 @@ async def _work(work: Sequence[Any], ring: int) -> None:
     assert len(set(watcher.answered)) == len(watcher.answered)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=share(300), deadline=None)
 @given(WORK, st.sampled_from([0, 5, 1000]))
 def test_every_promise_holds_in_any_order_of_things(work: Sequence[Any], ring: int) -> None:
     """Whatever is said, asked, resumed and read in whatever order: answers follow their events, replays end right."""

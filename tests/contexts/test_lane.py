@@ -87,6 +87,17 @@ async def test_a_flooding_job_starves_nobody() -> None:
     assert [fields_of(frame)["value"] for frames in slices for frame in frames].count("quiet") == 2
 
 
+async def test_what_is_left_of_a_slice_is_still_pending() -> None:
+    """However little is taken at a time, nothing of a job is forgotten, although nothing more is said there."""
+    seat = await take_seat()
+    job = (await jobs_of(seat, 1000))["a"]
+    join(seat, "a", job)
+    for number in range(10):
+        job.stream.append(said(number))
+    await job.sink.commit()
+    assert [fields["value"] for fields in await seat.read(room=1)] == list(range(10))
+
+
 async def test_a_job_that_was_left_is_silent() -> None:
     """What a job had still to say is not handed out any more when its lane was dropped, and nothing is pending."""
     seat = await take_seat()

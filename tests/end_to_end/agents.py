@@ -154,3 +154,13 @@ async def delegating(run: Run) -> str:
         nursery.start_soon(run.delegate, asking, "choice")
         nursery.start_soon(run.delegate, brief, run.text)
     return "surveyed"
+
+
+async def building(run: Run) -> str:
+    """Say the numbers from 0 to 39 into the job that the text names, one each twentieth of a second."""
+    job = run.job(run.text)
+    for number in range(40):
+        await job.emit("step", number)
+        await run.say(f"{number} ")
+        await trio.sleep(0.05)
+    return run.said

@@ -18,6 +18,7 @@ from . import agents
 EXTRA = {
     "brief": agents.brief,
     "broken": agents.broken,
+    "building": agents.building,
     "delegating": agents.delegating,
     "inquiring": agents.asking,
     "markup": agents.markup,

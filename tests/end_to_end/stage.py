@@ -48,13 +48,30 @@ class Stage:
 
     def event(self, type_: str, **fields: Any) -> Frame:
         """Add an event to the stream; every page hears it."""
-        names = {"run_id": RUN, "thread_id": THREAD, "agent_name": "planner", "user_id": "ada"}
-        stamp = {"seq": len(self.log) + 1, "event_id": f"e{len(self.log)}", "timestamp": time.time()}
-        event = {"type": type_, **names, **stamp, **fields}
+        names = {"run_id": RUN, "thread_id": THREAD, "agent_name": "planner"}
+        return self._add({"type": type_, **names, **self._stamp(), **fields})
+
+    def announce(self, name: str, value: Any) -> None:
+        """Add an event of no run and no thread, as a program says one to a user."""
+        self._add({"type": "agent_event", "name": name, "value": value, **self._stamp()})
+
+    def say(self, frame: Frame) -> None:
+        """Send what is not in the stream."""
+        for socket in self._sockets:
+            socket.send(json.dumps(frame))
+
+    def _stamp(self) -> Frame:
+        return {
+            "seq": len(self.log) + 1,
+            "event_id": f"e{len(self.log)}",
+            "timestamp": time.time(),
+            "user_id": "ada",
+        }
+
+    def _add(self, event: Frame) -> Frame:
         self.log.append(event)
         self._note(event)
-        for socket in self._sockets:
-            socket.send(json.dumps(event))
+        self.say(event)
         return event
 
     def begin(self, text: str = "Plan the delivery", **fields: Any) -> None:

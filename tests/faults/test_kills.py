@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -24,9 +24,12 @@ from netra_ws.testing import check_family
 from ..kit import SECRET, Client, Ended, connect
 
 #: Kills of one test run, and how many servers they are spread over.
-KILLS = int(os.environ.get("NETRA_WS_TEST_KILLS", "56"))
-CAMPAIGNS = 4
+KILLS = int(os.environ.get("NETRA_WS_TEST_KILLS", "20"))
+CAMPAIGNS = 4 if KILLS > 100 else 2
+#: How often as many there may be, until every kind of moment was met.
+MOST = 20
 START_S = 20.0
+MOMENTS = {"work", "recovery", "drain"}
 #: The job that all runs speak into, and the user too, who needs no grant for it.
 JOB = "log"
 MAY = ("chat", "read", "job:publish")
@@ -182,10 +185,10 @@ class Campaign:
     given_up: int = 0
     job: JobLog = attrs.field(factory=lambda: JobLog())
 
-    async def go(self, kills: int) -> None:
-        """Be killed so many times; check everything after each."""
+    async def go(self, kills: int, enough: Callable[[], bool]) -> None:
+        """Be killed so many times, or more often until it was *enough*; check everything after each."""
         await self._begin()
-        while sum(self.moments.values()) < kills:
+        while (count := sum(self.moments.values())) < kills or (count < MOST * kills and not enough()):
             moment = self.dice.choice(("work", "work", "work", "recovery", "drain"))
             await self.server.fork()
             if moment == "recovery":
@@ -343,32 +346,37 @@ async def test_kill_9_at_any_moment(store_urls: list[str], tmp_path: Path) -> No
     print(f"seed {seed}")
     moments: Counter[str] = Counter()
     kills = -(-KILLS // CAMPAIGNS)
-    events = families = answered = given_up = spoken = published = 0
+    lives: list[Campaign] = []
+
+    def enough() -> bool:
+        """Whether all of them together have seen what a campaign has to see."""
+        met = {moment for life in lives for moment in life.moments}
+        return len(store_urls) < CAMPAIGNS or (met == MOMENTS and any(life.given_up for life in lives))
 
     async def campaign(number: int, url: str) -> None:
-        nonlocal events, families, answered, given_up, spoken, published
         log = tmp_path / f"{number}.log"
         async with killable(url, log) as server:
             life = Campaign(server, random.Random(seed + number))
-            await life.go(kills)
+            lives.append(life)
+            await life.go(kills, enough)
         moments.update(life.moments)
-        events += len(life.log)
-        families += life.families
-        answered += life.answered
-        given_up += life.given_up
-        spoken += len(life.job.log)
-        published += len(life.job.answered)
         assert "Traceback" not in log.read_text()
 
     began = trio.current_time()
     async with trio.open_nursery() as nursery:
         for number, url in enumerate(store_urls):
             nursery.start_soon(campaign, number, url)
+    events = sum(len(life.log) for life in lives)
+    families, answered, given_up = (
+        sum(getattr(life, name) for life in lives) for name in ("families", "answered", "given_up")
+    )
+    spoken = sum(len(life.job.log) for life in lives)
+    published = sum(len(life.job.answered) for life in lives)
     print(f"{moments.total()} kills {dict(moments)}, {events} events, {trio.current_time() - began:.1f} s")
     print(f"{spoken} events of jobs, {published} publications answered")
     print(f"{families} sub-runs, {answered} questions answered, {given_up} given up")
     assert moments.total() >= kills * len(store_urls)
     if len(store_urls) == CAMPAIGNS:
-        assert moments.keys() == {"work", "recovery", "drain"}
+        assert moments.keys() == MOMENTS
         assert min(given_up, spoken) > 0
         assert KILLS < 200 or min(families, answered) > 0

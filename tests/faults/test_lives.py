@@ -24,7 +24,7 @@ from netra_ws.testing import check_run
 from .. import kit
 from ..kit import Client, Ended, connect, holdings, settles
 
-LIVES = int(os.environ.get("NETRA_WS_TEST_LIVES", "60"))
+LIVES = int(os.environ.get("NETRA_WS_TEST_LIVES", "20"))
 ON_BUSY = ("enqueue", "reject", "interrupt", "rollback", "steer")
 GRACE_S = 3.0
 

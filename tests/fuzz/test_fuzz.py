@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from netra_ws.protocol.commands import TYPES
 from netra_ws.testing.frames import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, close_payload, frame
+from tests.effort import share
 from tests.protocol.strategies import JSON, OBJECTS
 
 from . import campaign
@@ -32,13 +33,14 @@ from .oracle import Oracle
 from .streams import Streams
 
 CORPORA = {"head": head_corpus.SEEDS, "frames": frame_corpus.SEEDS, "codec": message_corpus.SEEDS}
-INPUTS = {"head": 2000, "frames": 200, "codec": 3000}
+INPUTS = {"head": share(2000), "frames": share(200), "codec": 3000}
 CUTS = st.lists(st.integers(0, 600), max_size=6).map(sorted)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("name", NAMES)
 def test_a_short_campaign_finds_nothing(name: str) -> None:
-    """A few thousand changed inputs, always the same ones, are answered as they should be."""
+    """Many changed inputs, always the same ones, are answered as they should be."""
     figures = run(name, 1, inputs=INPUTS[name])
     assert figures.inputs == INPUTS[name]
     assert not figures.found, figures.found[0]
@@ -115,7 +117,7 @@ FRAMES = st.builds(
 
 
 @given(st.lists(st.tuples(st.lists(FRAMES, max_size=8).map(b"".join) | st.binary(max_size=60), CUTS), max_size=5))
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=share(40), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_frames_are_answered_however_they_arrive(sent: list[tuple[bytes, list[int]]]) -> None:
     """Pongs, errors and the Close are those that the RFC and the protocol ask for, whole or in pieces."""
     failures = []

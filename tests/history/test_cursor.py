@@ -23,6 +23,7 @@ from netra_ws.history.stream import Stream
 from netra_ws.history.streams import Streams
 from netra_ws.protocol.events import AgentMessage, Event
 from tests.contract.rows import put_event, put_stream
+from tests.effort import share
 
 from .kit import (
     ALICE,
@@ -202,7 +203,7 @@ async def _work(work: Sequence[Any], ring: int) -> None:
     author.check(late)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=share(400), deadline=None)
 @example(
     work=[
         [("full", 0), ("full", 0), ("full", 0), ("delta", 1)],
@@ -224,6 +225,7 @@ def test_every_reader_reads_the_same(work: Sequence[Any], ring: int) -> None:
         trio.run(_work, work, ring)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("seed", range(4))
 async def test_readers_race_a_publisher(seed: int, autojump_clock: trio.testing.MockClock) -> None:
     """With a publisher at work and a small ring, readers of every speed end with the same."""
@@ -235,7 +237,7 @@ async def test_readers_race_a_publisher(seed: int, autojump_clock: trio.testing.
         done = trio.Event()
 
         async def publish() -> None:
-            for _ in range(3000):
+            for _ in range(share(3000)):
                 author.say(dice.choice(RACE), dice.randrange(3))
                 await stream.wait_for_room()
                 if dice.random() < 0.2:

@@ -17,6 +17,7 @@ from netra_ws.history.stores.contract import MessageRow, PutMessage, PutRun, Put
 from netra_ws.history.stream import Stream
 from netra_ws.protocol.codec import encode_reply
 from netra_ws.protocol.replies import ThreadHistory
+from tests.effort import share
 
 from .kit import ALICE, NOW, Client, HandSink, TroubledStore, delta, drain, full, open_by_hand, said
 
@@ -328,7 +329,7 @@ async def _nothing() -> None:
     pass
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=share(200), deadline=None)
 @given(WORK, WORK)
 def test_a_history_and_the_events_behind_it_are_the_thread(work: Sequence[str], meanwhile: Sequence[str]) -> None:
     """Whenever a history is taken, it and the events after its position make every text, none missing, none twice."""

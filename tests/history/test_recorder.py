@@ -374,7 +374,7 @@ async def test_who_removes_waits_for_who_removes(autojump_clock: Clock) -> None:
         nursery.start_soon(recorder.run, streams)
         await trio.sleep(61)
         async with trio.open_nursery() as both:
-            both.start_soon(recorder.shorten, streams, stream, 2)
+            both.start_soon(recorder.shorten, streams, stream.key, 2)
             await trio.testing.wait_all_tasks_blocked()
             assert calls == ["trim"]
             go_on.set()

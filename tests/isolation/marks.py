@@ -113,9 +113,13 @@ class Watch:
         if not _of_job(reader, fields):
             self._look_for_ids(reader, data, fields)
         if fields is not None:
-            own = fields.get("user_id") == reader.user  # its owner hears it without a grant, and speaks there alone
-            if "event_id" in fields and "job_id" in fields and not own and not _of_job(reader, fields):
-                self.note(reader, "an event of a job that was not granted", data)
+            told = _told(fields)
+            # The owner of another job hears it without a grant, and speaks there alone.
+            owned = told.get("job_id") not in self.publishers
+            its_own_word = owned and told.get("user_id") == reader.user
+            heard = "event_id" in told or (not owned and ("seq" in told or "stream" in told))
+            if heard and "job_id" in told and not its_own_word and not _of_job(reader, fields):
+                self.note(reader, "a word of a job that was not granted", data)
             self.types[str(fields.get("type", "json-rpc"))] += 1
             self._look_at_answer(reader, data, fields, asked or {})
             reader.knows.update(_ids_in(fields))
@@ -141,7 +145,7 @@ class Watch:
     def _look_for_marks(self, reader: Reader, data: bytes, fields: Mapping[str, Any] | None) -> None:
         own = {reader.mark.encode()}
         if fields is not None and _of_job(reader, fields):
-            own |= self.publishers.get(fields.get("job_id", ""), set())
+            own |= self.publishers.get(_told(fields)["job_id"], set())
         if not set(MARK.findall(data)) - own:
             return
         for said in reader.said:  # an id of another's that this user has said may be echoed
@@ -183,10 +187,13 @@ class Watch:
 
 def _of_job(reader: Reader, fields: Mapping[str, Any] | None) -> bool:
     """Whether this comes from a job that the user may read; such frames may tell of those who publish there."""
-    if fields is None:
-        return False
-    answer = fields.get("result")  # of JSON-RPC
-    return (answer if isinstance(answer, dict) else fields).get("job_id") in reader.granted
+    return fields is not None and _told(fields).get("job_id") in reader.granted
+
+
+def _told(fields: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return what a frame tells: of JSON-RPC the result."""
+    told = fields.get("result", fields) if "jsonrpc" in fields else fields
+    return told if isinstance(told, Mapping) else fields
 
 
 def _object(data: bytes) -> dict[str, Any] | None:

@@ -17,6 +17,7 @@ from netra_ws.access.freshness import Unread
 from netra_ws.access.jwks import MAX_SET_BYTES
 from netra_ws.errors import ConfigError
 from netra_ws.keyring.fetch import fetch, trust
+from tests.effort import share
 from tests.identity_service import identity_service
 
 CONTEXT = trust()
@@ -105,7 +106,7 @@ _PIECES = st.sampled_from(
 
 
 @given(st.lists(_PIECES | st.binary(max_size=20), max_size=8).map(b"".join))
-@hypothesis.settings(max_examples=60, deadline=None)
+@hypothesis.settings(max_examples=share(60), deadline=None)
 async def test_any_answer(answer: bytes) -> None:
     """Whatever comes, it is an answer or a failure in a few words: nothing else can end the task that asks."""
     async with identity_service(answer) as service:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import signal
@@ -153,9 +154,14 @@ class Process:
         fields = (self._proc / "stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
-    def open_descriptors(self) -> int:
-        """Return how many descriptors it has open."""
-        return len(list((self._proc / "fd").iterdir()))
+    def open_descriptors(self) -> tuple[int, int]:
+        """Return how many descriptors it has open: of the store's files, and others."""
+        names = []
+        for descriptor in (self._proc / "fd").iterdir():
+            with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+                names.append(descriptor.readlink().name)
+        of_store = sum(name.startswith("load.db") for name in names)
+        return of_store, len(names) - of_store
 
 
 @asynccontextmanager

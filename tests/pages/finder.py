@@ -12,7 +12,7 @@ HOUSE = Path(netra_ws.__file__).parent
 
 #: Rooms that run in somebody else's process, or only while a process starts: no part of a running server.
 NOT_SERVING = frozenset(
-    {"client", "session", "pending", "chat", "cli", "bench", "testing", "settings", "compat", "__main__"}
+    {"client", "session", "pending", "joined", "chat", "cli", "bench", "testing", "settings", "compat", "__main__"}
 )
 
 CONTAINERS = frozenset({"dict", "list", "set", "deque", "Counter", "OrderedDict", "defaultdict", "bytearray"})

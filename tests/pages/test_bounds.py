@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 
 import pytest
@@ -12,8 +13,6 @@ from tests.conftest import StartServer
 from tests.kit import connect, http, operator, token
 
 from .finder import containers, sources, waits
-
-SOURCES = sources()
 
 #: What holds things and needs no row, and why.
 EXCEPTED = {
@@ -133,27 +132,36 @@ EXCEPTED_WAITS = {
 
 ROWS = {where for row in CONTAINERS for where in row.where}
 WAIT_ROWS = {where for row in WAITS for where in row.where}
-FOUND = {f"{file} {name}" for file, source in SOURCES.items() for name in containers(source)}
-FOUND_WAITS = {f"{file} {name}" for file, source in SOURCES.items() for name in waits(source)}
+
+
+@functools.cache
+def _found() -> frozenset[str]:
+    return frozenset(f"{file} {name}" for file, source in sources().items() for name in containers(source))
+
+
+@functools.cache
+def _found_waits() -> frozenset[str]:
+    return frozenset(f"{file} {name}" for file, source in sources().items() for name in waits(source))
 
 
 def test_nothing_holds_things_without_a_bound() -> None:
     """A new queue, map, cache or limiter cannot be added without a row in the table, or a reason."""
-    assert FOUND - ROWS - EXCEPTED.keys() == set()
+    assert _found() - ROWS - EXCEPTED.keys() == set()
 
 
 def test_nothing_waits_without_an_end() -> None:
     """A new wait cannot be added without a row in the table, or a reason."""
-    assert FOUND_WAITS - WAIT_ROWS - EXCEPTED_WAITS.keys() == set()
+    assert _found_waits() - WAIT_ROWS - EXCEPTED_WAITS.keys() == set()
 
 
 def test_the_table_has_no_ghosts() -> None:
     """Every row and every reason stands for something that is in the source."""
-    known = FOUND | {"wire/head.py Request.body"}
+    found, found_waits = _found(), _found_waits()
+    known = found | {"wire/head.py Request.body"}
     assert ROWS - known == set()
-    assert EXCEPTED.keys() - FOUND == set()
-    assert set() == WAIT_ROWS - FOUND_WAITS
-    assert EXCEPTED_WAITS.keys() - FOUND_WAITS == set()
+    assert EXCEPTED.keys() - found == set()
+    assert set() == WAIT_ROWS - found_waits
+    assert EXCEPTED_WAITS.keys() - found_waits == set()
     assert len({row.what for row in CONTAINERS}) == len(CONTAINERS)
 
 

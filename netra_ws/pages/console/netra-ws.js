@@ -14,7 +14,11 @@
  *
  * What it takes care of: it reconnects with full jitter and goes on from its position, drops events it has
  * seen, sends unanswered commands again under their own id (the server answers a repeat without a second
- * effect), renews the token, and stops for good where the server said no.
+ * effect), renews the token, and stops for good where the server said no. It joins its jobs again, too:
+ *
+ *     const events = session.events({ jobId: "build-7" });
+ *     await session.connectJob("build-7");
+ *     for await (const event of events) console.log(event.name, event.value);
  *
  * Frames keep the names of the protocol (`run_id`, `final_response`); options and properties of this file are
  * camelCase. Durations end in their unit.
@@ -40,6 +44,8 @@ const STORAGE_KEY = "netra-ws.position";
 
 // Sent once or not at all: they belong to the connection on which they were said.
 const OF_ONE_CONNECTION = new Set(["disconnect", "heartbeat", "ping", "refresh_auth", "resume", "user_typing"]);
+
+const JOINING = new Set(["connect_job", "disconnect_job"]);
 
 const TRANSITIONS = Object.freeze({
   connecting: ["open", "waiting", "closed"],
@@ -127,6 +133,16 @@ export function toPosition(value) {
   return Object.freeze({ epoch: value.epoch, seq: value.seq });
 }
 
+function asPosition(value) {
+  const position = toPosition(value);
+  if (!position) throw new TypeError("a position is {epoch, seq}");
+  return position;
+}
+
+function positionText({ epoch, seq }) {
+  return `${epoch}:${seq}`;
+}
+
 /**
  * Return the address to open: `http` becomes `ws`, no path becomes `/ws`, a position asks for a resume.
  *
@@ -163,7 +179,7 @@ export function messageText(text, event) {
  *
  * When it is full, its policy says what happens. `"reset"`: everything waiting is dropped and one
  * `{type: "stream_reset", reason: "overflow"}` takes its place, after which the reader reloads what it shows.
- * `"fail"`: the reader gets a NetraError `SLOW_CONSUMER`.
+ * `"fail"`: the reader gets a NetraError `SLOW_CONSUMER`. With `jobId` it is of that job alone, and ends with it.
  */
 export class EventQueue {
   #waiting = [];
@@ -172,11 +188,12 @@ export class EventQueue {
   #error = null;
   #onEnd;
 
-  /** @param {{limit?: number, policy?: "reset" | "fail", onEnd?: () => void}} [options] */
-  constructor({ limit = QUEUE_LIMIT, policy = "reset", onEnd = () => {} } = {}) {
+  /** @param {{limit?: number, policy?: "reset" | "fail", jobId?: string, onEnd?: () => void}} [options] */
+  constructor({ limit = QUEUE_LIMIT, policy = "reset", jobId = null, onEnd = () => {} } = {}) {
     if (policy !== "reset" && policy !== "fail") throw new TypeError(`unknown queue policy ${policy}`);
     this.limit = limit;
     this.policy = policy;
+    this.jobId = jobId;
     this.#onEnd = onEnd;
   }
 
@@ -192,7 +209,8 @@ export class EventQueue {
     } else if (this.#waiting.length < this.limit) {
       this.#waiting.push(event);
     } else if (this.policy === "reset") {
-      this.#waiting = [{ type: "stream_reset", reason: "overflow" }, event];
+      const reset = { type: "stream_reset", reason: "overflow" };
+      this.#waiting = [this.jobId === null ? reset : { ...reset, job_id: this.jobId }, event];
     } else {
       this.#waiting = [];
       this.end(new NetraError("SLOW_CONSUMER", `more than ${this.limit} events were waiting to be read`));
@@ -294,6 +312,8 @@ export class Session {
   #runs = new Map();
   #roots = new Map(); // running sub-run → the run of ours that it is a part of
   #inputs = new Map(); // input_id → its `input_required`
+  #jobs = new Map(); // job_id → {position, seated, refusals}; seated: this connection reads it from there on
+  #seating = new Map(); // id of a `connect_job` that nobody but we said, on this connection → its fields
   #starting = 0;
   #early = [];
   #queues = new Set();
@@ -311,6 +331,9 @@ export class Session {
     };
     this.#random = options.random ?? Math.random;
     this.#position = toPosition(options.position) ?? this.#savedPosition();
+    for (const [jobId, position] of Object.entries(options.jobPositions ?? {})) {
+      this.#jobs.set(jobId, { position: asPosition(position), seated: false, refusals: 0 });
+    }
     this.#threadId = options.threadId ?? null;
     globalThis.addEventListener?.("online", this.#onOnline);
     queueMicrotask(() => this.#open()); // so that the caller holds the session when its first callback comes
@@ -324,6 +347,11 @@ export class Session {
   /** `{epoch, seq}` of the last event seen, or null before the first welcome. Give it back to `connect` to resume. */
   get position() {
     return this.#position;
+  }
+
+  /** The jobs that this session reads, and where it stands in each: `{job_id: {epoch, seq}}`. Give it back to `connect`. */
+  get jobPositions() {
+    return Object.fromEntries([...this.#jobs].map(([jobId, { position }]) => [jobId, position]));
   }
 
   /** The newest `connection_established` (user_id, limits, agents, active_runs …), or null. */
@@ -446,12 +474,54 @@ export class Session {
   }
 
   /**
-   * Go back to an earlier position of the stream: everything after it comes again.
-   * The caller drops what it built from later events, or recognises repeats by their `seq`.
+   * Read a job from now on, also over later connections; its events come by `events`. Whoever reads it already goes on
+   * where it is; with `resume`, there. What cannot be continued gives a `stream_reset` with that `job_id`.
+   * Refused with a NetraError: `NOT_FOUND` (it was not granted to this user), `QUOTA_EXCEEDED` (too many jobs).
+   *
+   * @param {string} jobId
+   * @param {{resume?: {epoch: string, seq: number}}} [options] where to go on: one of `jobPositions` of an earlier session
+   * @returns {Promise<{epoch: string, seq: number}>} the end of what was said in it until now
    */
-  async rewind(position) {
-    const target = toPosition(position);
-    if (!target) throw new TypeError("a position is {epoch, seq}");
+  async connectJob(jobId, { resume } = {}) {
+    const place = resume === undefined ? undefined : positionText(asPosition(resume));
+    return toPosition((await this.command("connect_job", { job_id: jobId, resume: place })).stream);
+  }
+
+  /** Read a job no more: behind this, nothing of it comes. Refused with `NOT_FOUND` where it was not read. */
+  async disconnectJob(jobId) {
+    const joined = this.#jobs.has(jobId);
+    try {
+      await this.command("disconnect_job", { job_id: jobId });
+    } catch (error) {
+      if (error.code !== "NOT_FOUND" || !joined) throw error; // else it ended meanwhile, which is as good
+    }
+  }
+
+  /**
+   * Say something into a job, once, whatever happens to the connection; whoever reads it gets an `agent_event`.
+   * It need not be read here; it needs the permission `job:publish`, and the job.
+   *
+   * @param {string} jobId
+   * @param {string} name
+   * @param {*} value any JSON value
+   * @returns {Promise<number>} the `seq` of the event, which is stored by then
+   */
+  async publishJob(jobId, name, value) {
+    return (await this.command("publish_job", { job_id: jobId, name, value })).seq;
+  }
+
+  /**
+   * Go back to an earlier position of the stream, or of a job's: everything after it comes again.
+   * The caller drops what it built from later events, or recognises repeats by their `seq`.
+   *
+   * @param {{epoch: string, seq: number}} position
+   * @param {{jobId?: string}} [options]
+   */
+  async rewind(position, { jobId } = {}) {
+    const target = asPosition(position);
+    if (jobId !== undefined) {
+      return this.command("resume", { epoch: target.epoch, seq: target.seq, job_id: jobId });
+    }
     this.#rewind = target;
     try {
       return await this.command("resume", { epoch: target.epoch, seq: target.seq });
@@ -481,19 +551,23 @@ export class Session {
         });
         this.#settle(id, (command) => command.reject(error));
       }, timeoutMs);
-      this.#pending.set(id, { type, text, resolve, reject, timer });
+      this.#pending.set(id, { type, fields, text, resolve, reject, timer });
       if (this.#state === "open") this.#socket.send(text);
     });
   }
 
   /**
-   * Iterate over every numbered event of this user from now on, and over `stream_reset`, after which the reader
-   * reloads what it shows (`history`). Leaving the loop frees the queue.
+   * Iterate over every numbered event of this user, and of the jobs that are joined, from now on. A job's event has its
+   * `job_id` and a `seq` of that job's own. `stream_reset` says that some are missing, of the user where it has no
+   * `job_id`: the reader reloads what it shows (`history`). `job_disconnected` says that a job is read no more: it was
+   * closed, no permission is left, or it was left here; with a `code` and an `error` it could not be joined again.
+   * Leaving the loop frees the queue.
    *
-   * @param {{limit?: number, policy?: "reset" | "fail"}} [options] see EventQueue
+   * @param {{limit?: number, policy?: "reset" | "fail", jobId?: string}} [options] see EventQueue; `jobId`: only what is
+   *   said in that job. Such a queue ends behind `job_disconnected`, and may be asked for before `connectJob`
    */
-  events({ limit = QUEUE_LIMIT, policy = "reset" } = {}) {
-    const queue = new EventQueue({ limit, policy, onEnd: () => this.#queues.delete(queue) });
+  events({ limit = QUEUE_LIMIT, policy = "reset", jobId = null } = {}) {
+    const queue = new EventQueue({ limit, policy, jobId, onEnd: () => this.#queues.delete(queue) });
     if (this.#state === "closed") queue.end();
     else this.#queues.add(queue);
     return queue;
@@ -618,6 +692,8 @@ export class Session {
     this.#stopClock("opening");
     this.#stopClock("silence");
     this.#stopClock("renew");
+    for (const jobId of this.#jobs.keys()) this.#stopClock(`job ${jobId}`);
+    this.#seating.clear();
     if (!socket) return;
     socket.onmessage = socket.onclose = null;
     try {
@@ -659,6 +735,7 @@ export class Session {
       return; // the server sends JSON text only; anything else is not for us
     }
     if (frame?.reply_to != null && this.#pending.has(frame.reply_to)) return this.#reply(frame);
+    if (frame?.reply_to != null && this.#seating.has(frame.reply_to)) return this.#replyToOwn(frame);
     const control = this.#controls[frame?.type];
     if (control) control(frame);
     else if (Number.isSafeInteger(frame?.seq) && frame.reply_to == null) this.#numbered(frame);
@@ -669,7 +746,8 @@ export class Session {
     connection_established: (frame) => this.#welcomed(frame),
     stream_reset: (frame) => this.#reset(frame),
     replay_completed: (frame) => {
-      if (frame.job_id == null && frame.epoch === this.#position?.epoch) this.#advance(frame.to_seq);
+      if (frame.job_id != null) this.#jobReplayed(frame);
+      else if (frame.epoch === this.#position?.epoch) this.#advance(frame.to_seq);
       this.#options.onNotice(frame);
     },
     draining: (frame) => {
@@ -680,6 +758,8 @@ export class Session {
       if (typeof this.#options.token === "function") this.#renewSoon(Number(frame.expires_in_s) || 0);
       this.#options.onNotice(frame);
     },
+    job_disconnected: (frame) => this.#part(frame.job_id, frame),
+    job_connected: () => {},
     ack: () => {}, // of a command that has passed its deadline
     pong: () => {},
     heartbeat_ack: () => {},
@@ -694,6 +774,7 @@ export class Session {
     this.#failures = 0;
     this.#minimumDelayMs = 0;
     if (!this.#position) this.#moveTo(toPosition(frame.stream));
+    this.#comeBackToAll(); // first, so that a command about a job finds it as it was
     for (const [id, { text, type }] of [...this.#pending]) {
       const refusal = tooBig(type, text, this.#maxMessageBytes);
       if (refusal) this.#settle(id, (command) => command.reject(refusal));
@@ -704,23 +785,114 @@ export class Session {
   }
 
   #reply(frame) {
+    const { type, fields } = this.#pending.get(frame.reply_to);
     if (frame.type === "error") {
-      this.#settle(frame.reply_to, (command) => command.reject(NetraError.fromFrame(frame)));
+      const error = NetraError.fromFrame(frame);
+      if (type === "connect_job") this.#seatRefused(fields.job_id, error);
+      if (type === "disconnect_job" && error.code === "NOT_FOUND") this.#part(fields.job_id);
+      this.#settle(frame.reply_to, (command) => command.reject(error));
       return;
     }
+    if (type === "connect_job") this.#seated(fields, toPosition(frame.stream));
+    if (type === "disconnect_job") this.#part(fields.job_id, frame);
     this.#settle(frame.reply_to, (command) => {
-      if (command.type === "resume") this.#rewound();
+      if (type === "resume") this.#wentBack(fields);
       command.resolve(frame);
     });
   }
 
-  #numbered(event) {
-    if (event.job_id == null) {
-      // Until the server has gone back, what still comes will come again.
-      if (this.#rewind && event.seq <= this.#position.seq) this.#rewound();
-      if (this.#rewind || event.seq <= this.#position.seq) return;
-      this.#advance(event.seq);
+  // Jobs
+
+  #replyToOwn(frame) {
+    const fields = this.#seating.get(frame.reply_to);
+    this.#seating.delete(frame.reply_to);
+    if (frame.type === "error") this.#seatRefused(fields.job_id, NetraError.fromFrame(frame));
+    else if (this.#jobs.has(fields.job_id)) this.#seated(fields, toPosition(frame.stream)); // else it was left meanwhile
+  }
+
+  #comeBackToAll() {
+    for (const job of this.#jobs.values()) Object.assign(job, { seated: false, refusals: 0 });
+    for (const jobId of this.#jobs.keys()) this.#comeBack(jobId);
+  }
+
+  /** Have this connection read a job from our position on; what came before the answer is of no account. */
+  #comeBack(jobId) {
+    const id = `${this.#idPrefix}-${(this.#nextId += 1)}`;
+    const fields = { job_id: jobId, resume: positionText(this.#jobs.get(jobId).position) };
+    this.#seating.set(id, fields);
+    this.#socket.send(JSON.stringify({ ...fields, type: "connect_job", id }));
+  }
+
+  #seated({ job_id: jobId, resume }, end) {
+    const job = this.#jobs.get(jobId);
+    const [epoch, seq] = resume?.split(":") ?? [];
+    const position = resume == null ? end : toPosition({ epoch, seq: Number(seq) });
+    // Without a position, who reads it already reads on from its own, or will when our own question has its answer.
+    const goesOn = job !== undefined && resume == null && !(job.seated && end && job.position.epoch !== end.epoch);
+    if (position && !goesOn) this.#jobs.set(jobId, { position, seated: true, refusals: 0 });
+  }
+
+  #seatRefused(jobId, error) {
+    const job = this.#jobs.get(jobId);
+    if (!job || job.seated) return; // it was never joined, or goes on as it is
+    if (error.retryable || error.code === "AUTH_FAILED") this.#comeBackLater(jobId, job, error); // that ends with a new token
+    else this.#part(jobId, { type: "job_disconnected", job_id: jobId, code: error.code, error: error.message });
+  }
+
+  #comeBackLater(jobId, job, error) {
+    const leastMs = (error.details.retry_after_s ?? 0) * 1000;
+    const delayMs = leastMs + backoffDelay(job.refusals, this.#random);
+    job.refusals += 1;
+    this.#startClock(`job ${jobId}`, delayMs, () => {
+      if (this.#jobs.get(jobId) !== job || job.seated) return;
+      const about = ({ type, fields }) => JOINING.has(type) && fields.job_id === jobId;
+      if ([...this.#pending.values()].some(about)) this.#comeBackLater(jobId, job, error); // who asks there may be answered
+      else this.#comeBack(jobId);
+    });
+  }
+
+  #part(jobId, last = { type: "job_disconnected", job_id: jobId }) {
+    this.#stopClock(`job ${jobId}`);
+    if (!this.#jobs.delete(jobId)) return;
+    this.#tell(last);
+    for (const queue of [...this.#queues]) if (queue.jobId === jobId) queue.end();
+    if (last.reply_to == null) this.#options.onNotice(last);
+  }
+
+  #wentBack({ job_id: jobId, epoch, seq }) {
+    if (jobId == null) this.#rewound();
+    else if (this.#jobs.has(jobId)) this.#jobs.get(jobId).position = toPosition({ epoch, seq });
+  }
+
+  /** Take an event or a reset of a job. */
+  #hearJob(frame) {
+    const job = this.#jobs.get(frame.job_id);
+    if (!job?.seated) return;
+    if (frame.type === "stream_reset") job.position = toPosition(frame) ?? job.position;
+    else if (frame.seq > job.position.seq) job.position = toPosition({ epoch: job.position.epoch, seq: frame.seq });
+    else return;
+    this.#tell(frame);
+  }
+
+  #jobReplayed({ job_id: jobId, epoch, to_seq: seq }) {
+    const job = this.#jobs.get(jobId);
+    if (job?.seated && job.position.epoch === epoch && seq > job.position.seq) job.position = toPosition({ epoch, seq });
+  }
+
+  #tell(frame) {
+    for (const queue of [...this.#queues]) {
+      if (queue.jobId === null || queue.jobId === frame.job_id) queue.push(frame);
     }
+  }
+
+  // Events
+
+  #numbered(event) {
+    if (event.job_id != null) return this.#hearJob(event); // of another stream, with numbers of its own
+    // Until the server has gone back, what still comes will come again.
+    if (this.#rewind && event.seq <= this.#position.seq) this.#rewound();
+    if (this.#rewind || event.seq <= this.#position.seq) return;
+    this.#advance(event.seq);
     if (event.type === "thread_deleted") this.#forgetThread(event.thread_id);
     this.#noteInput(event);
     const root = this.#rootOf(event);
@@ -732,12 +904,12 @@ export class Session {
       if (this.#early.length >= QUEUE_LIMIT) this.#early.shift();
       this.#early.push(event); // may belong to a start whose ack is on its way
     }
-    for (const queue of [...this.#queues]) queue.push(event);
+    this.#tell(event);
   }
 
   #reset(frame) {
-    for (const queue of [...this.#queues]) queue.push(frame);
-    if (frame.job_id != null) return;
+    if (frame.job_id != null) return this.#hearJob(frame);
+    this.#tell(frame);
     this.#rewind = null;
     this.#moveTo(toPosition(frame));
     // A run that the newest welcome does not name ended where we could not see it.
@@ -768,7 +940,6 @@ export class Session {
   }
 
   #noteInput(event) {
-    if (event.job_id != null) return;
     if (event.type === "input_required") this.#await(event);
     else if (event.type === "input_received") this.#inputs.delete(event.input_id);
     else if (event.type === "agent_completed") {
@@ -922,12 +1093,14 @@ export class Session {
  * @param {string | (() => string | Promise<string>)} options.token a JWT; a function is asked for each connection and
  *   when the token is about to expire
  * @param {{epoch: string, seq: number}} [options.position] where to resume
+ * @param {{[jobId: string]: {epoch: string, seq: number}}} [options.jobPositions] the jobs to join, and where to resume
  * @param {string} [options.threadId] where messages without a thread go
  * @param {(change: {state: string, reason?: string, code?: number, delayMs?: number, attempt?: number,
  *   failures?: number, doubtful?: boolean, error?: NetraError, welcome?: object}) => void} [options.onState]
  *   `doubtful`: five attempts in a row were refused or not answered
  * @param {(frame: object) => void} [options.onNotice] control frames: `lagging`, `draining`, `replay_completed`,
- *   `auth_expiring`, `connection_warning`, `typing`, and an `error` that answers no command
+ *   `auth_expiring`, `connection_warning`, `typing`, a `job_disconnected` that was not asked for, and an `error` that
+ *   answers no command
  * @param {{getItem: Function, setItem: Function}} [options.storage] keeps the position, as sessionStorage does
  * @param {string} [options.storageKey]
  * @param {Function} [options.WebSocket] where there is no global one

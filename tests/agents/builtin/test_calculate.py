@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from netra_ws.agents.builtin.calculate import FUNCTIONS, MAX_CHARS, Notation, calculate, tidy
 from netra_ws.errors import AgentError
+from tests.effort import share
 
 RESULTS = {
     # percent, and the same sign as modulo
@@ -307,7 +308,7 @@ NUMBERS = "0 1 2 9 17 2,340 0.5 1e300 1e-300 9999999999 pi e"
 TOKENS = st.sampled_from([*SIGNS.split(), *NUMBERS.split(), *(f"{name}(" for name in sorted(FUNCTIONS))])
 
 
-@settings(max_examples=400, deadline=1000)
+@settings(max_examples=share(400), deadline=20_000)
 @given(st.one_of(st.lists(TOKENS, max_size=120).map(" ".join), st.lists(TOKENS, max_size=200).map("".join), st.text()))
 def test_anything_is_a_real_number_or_an_error(expression: str) -> None:
     """Any text gives a finite number of bounded size, or an AgentError, and nothing else."""

@@ -25,6 +25,7 @@ from netra_ws.agents.llm.endpoint import open_endpoint
 from netra_ws.errors import ModelError
 from netra_ws.protocol.events import AgentCompleted, AgentThinking, RunError
 from netra_ws.testing import check_run, open_session, run_agent, texts
+from tests.effort import EFFORT
 
 from .endpoint import (
     KEY,
@@ -222,17 +223,24 @@ def bare(*parts: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{"choices": [{k: v for k, v in one["choices"][0].items() if v}]} for part in parts for one in part]
 
 
+def every(step: int) -> int:
+    """Return how many bytes lie between two breaks: as few as *step* in a full campaign."""
+    return round(step / EFFORT)
+
+
 BROKEN = encode(bare(think("Hm"), say("Grüße"), call("add", '{"a":1,', '"b":2}'), finish("tool_calls")))
 DONE = b"data: [DONE]\n\n"
 
 
-@pytest.mark.parametrize(("then", "step"), [("closed", 1), ("end", 5), ("reset", 5)])
+@pytest.mark.heavy
+@pytest.mark.parametrize(("then", "step"), [("closed", every(1)), ("end", every(2)), ("reset", every(2))])
 async def test_broken_off_at_any_byte(fast_clock: trio.testing.MockClock, then: Any, step: int) -> None:
     """At whichever byte a stream breaks off: it is an answer when its end was there, else an error, and never more."""
     async with fake_endpoint(answer("ok")) as endpoint:
         agent = LlmAgent(tools=[add], endpoint=endpoint.model())
         async with open_session({"mine": agent}, PATIENT) as (_, session):
-            for size in range(0, len(BROKEN) + 1, step):
+            sizes = range(random.randrange(step), len(BROKEN) + 1, step)
+            for size in sorted({*sizes, *range(len(BROKEN) - len(DONE) - 4, len(BROKEN) + 1)}):
                 broken = Reply(body=BROKEN, stop_at=size, then=then)
                 # An end that is proper ends an event, too, though no blank line does.
                 complete = size >= len(BROKEN) - len(DONE) - (2 if then == "end" else 0)

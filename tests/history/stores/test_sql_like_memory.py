@@ -28,6 +28,7 @@ from netra_ws.history.stores.contract import (
     Write,
 )
 from tests.contract.rows import trim
+from tests.effort import share
 from tests.postgres import Postgres
 
 USERS = ("alice", "o'%brien")
@@ -148,7 +149,7 @@ async def same_answers(plan: Sequence[list[Write] | float], url: str) -> None:
             await store.close()
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=share(100), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(steps)
 def test_sqlite_answers_like_memory(plan: list[list[Write] | float]) -> None:
     """After any batches and trims, every read of SQLite gives what it gives of the dictionaries."""
@@ -157,7 +158,7 @@ def test_sqlite_answers_like_memory(plan: list[list[Write] | float]) -> None:
 
 
 @pytest.mark.postgres
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=share(20), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(plan=steps)
 def test_postgresql_answers_like_memory(postgres: Postgres, plan: list[list[Write] | float]) -> None:
     """After any batches and trims, every read of PostgreSQL gives what it gives of the dictionaries."""
