@@ -572,6 +572,27 @@ async def test_a_close_while_it_is_forgotten() -> None:
             await here.jobs.close("a", ADA)
 
 
+async def test_an_id_that_is_being_forgotten_is_free() -> None:
+    """Between a job's end and the moment when the store knows of it the id is free, and stays who takes it."""
+    async with floor() as here:
+        await here.emit("a", "old")
+        await sweep(here, 0)
+        here.time[0] += 31 * DAY_S
+        here.recorder.retention_s = 30 * DAY_S
+        await here.recorder._remove(here.streams, lambda: here.store.trim(here.time[0] - 30 * DAY_S))
+        here.store.gate = trio.Event()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(here.jobs.forget_ended)
+            await wait_all_tasks_blocked()
+            assert await here.emit("a", "new", BOB) == 1
+            here.store.gate.set()
+        await here.recorder.flush()
+        row = await here.store.job("a")
+        assert row is not None
+        assert row.user_id == "bob"
+        assert [size > 0 for _, size in await here.store.largest_jobs("bob", 9)] == [True]
+
+
 async def test_a_last_word_on_its_way_is_not_forgotten() -> None:
     """A word into a silent old job that is closed right behind it stays in the store, though it looked empty."""
     async with floor() as here:

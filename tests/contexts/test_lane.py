@@ -22,6 +22,7 @@ from netra_ws.identity import Identity
 from netra_ws.protocol.closing import CloseCode
 from netra_ws.protocol.replies import Ack, JobDisconnected
 
+from ..effort import share
 from ..history.kit import ALICE, HandSink, TroubledStore, fields_of, open_by_hand, said
 from .test_connection import Seat, take_seat
 
@@ -294,7 +295,7 @@ async def _work(work: Sequence[tuple[str, str, int]], ring: int) -> None:
     assert not seat.connection.pending
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=share(300), deadline=None)
 @given(WORK, st.sampled_from([0, 4, 1000]))
 def test_each_stream_comes_once_and_in_order(work: Sequence[tuple[str, str, int]], ring: int) -> None:
     """Whatever is said, joined, left, replayed and read in whatever order: no stream has a gap, a double or a delay."""
@@ -540,7 +541,7 @@ async def _life(plan: Sequence[tuple[str, str, int]], ring: int) -> None:
         assert log.lane is None or log.following in (None, log.stream.visible + 1)
 
 
-@settings(max_examples=120, deadline=None, phases=(Phase.reuse, Phase.generate))
+@settings(max_examples=share(400), deadline=None, phases=(Phase.reuse, Phase.generate))
 @given(LIFE, st.sampled_from([0, 3, 1000]))
 def test_lanes_keep_their_promises_in_any_order_of_things(plan: Sequence[tuple[str, str, int]], ring: int) -> None:
     """Whatever is said, ended, left, lost and read: no gap or double that is not told, no starving, no idle loop."""
