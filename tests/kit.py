@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import time
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
@@ -31,9 +32,30 @@ from netra_ws.testing.frames import upgrade as upgrade
 from netra_ws.testing.frames import upgrade_headers as upgrade_headers
 from netra_ws.testing.frames import xor as xor
 from netra_ws.testing.raw import PATIENCE_S as PATIENCE_S
-from netra_ws.testing.raw import RawClient as Client
+from netra_ws.testing.raw import RawClient
 
 SECRET = "the tests' own secret, 32 bytes or more"
+
+
+class Client(RawClient):
+    """A client that answers a Close, as all do: the server waits three seconds for one that does not."""
+
+    async def receive_close(self, *, answered: bool = True) -> Frame:
+        """Read up to the server's Close frame, and answer it unless that is not wanted or was done before.
+
+        Raises:
+            Ended: There was none.
+        """
+        received = await super().receive_close()
+        if answered:
+            with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+                await self.send_frame(CLOSE, received.payload[:2])
+        return received
+
+    async def finish(self, code: int = 1000) -> Frame:
+        """Say Close, and return the server's."""
+        await self.send_frame(CLOSE, close_payload(code))
+        return await self.receive_close(answered=False)
 
 
 def settings(overrides: Mapping[str, object] | None = None, /, **more: object) -> Settings:
