@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import socket
 import time
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
@@ -38,24 +37,19 @@ SECRET = "the tests' own secret, 32 bytes or more"
 
 
 class Client(RawClient):
-    """A client that answers a Close, as all do: the server waits three seconds for one that does not."""
+    """The public kit's client, which does nothing by itself, and what a client of manners does."""
 
-    async def receive_close(self, *, answered: bool = True) -> Frame:
-        """Read up to the server's Close frame, and answer it unless that is not wanted or was done before.
+    async def leave(self) -> Frame:
+        """Read up to the server's Close frame, answer it, and end this side; the server waits three seconds for that.
 
         Raises:
-            Ended: There was none.
+            Ended: There was no Close frame.
         """
-        received = await super().receive_close()
-        if answered:
-            with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
-                await self.send_frame(CLOSE, received.payload[:2])
+        received = await self.receive_close()
+        await self.send_frame(CLOSE, received.payload)
+        if isinstance(self.stream, trio.SocketStream):
+            await self.stream.send_eof()
         return received
-
-    async def finish(self, code: int = 1000) -> Frame:
-        """Say Close, and return the server's."""
-        await self.send_frame(CLOSE, close_payload(code))
-        return await self.receive_close(answered=False)
 
 
 def settings(overrides: Mapping[str, object] | None = None, /, **more: object) -> Settings:
