@@ -38,8 +38,8 @@ from netra_ws.protocol.values import split_position
 
 from .connection import Connection
 from .context import UserContext
-from .jobs import LiveJob, missing_job
 from .kicking import Whom
+from .live_job import LiveJob, missing_job
 from .memory import digest
 from .reading import check_event
 from .starting import Ask, ensure_thread, find_thread, remove_thread, start, wait_for_leaving

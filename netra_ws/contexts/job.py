@@ -18,7 +18,8 @@ from netra_ws.protocol.events import Announcement
 from netra_ws.protocol.replies import Position
 from netra_ws.protocol.values import read_id
 
-from .jobs import Jobs, LiveJob, missing_job
+from .jobs import Jobs
+from .live_job import LiveJob, missing_job
 from .reading import Events, check_event
 
 

@@ -63,6 +63,7 @@ class Stats:
             **attrs.asdict(registry.statistics()),
             "revocations": len(registry.revocations),
             "streams": len(sources.streams),
+            "jobs": len(registry.jobs),
             "tasks": trio.lowlevel.current_statistics().tasks_living,
             "handshakes": sources.door.crowd.under_way,
             "run_threads": {
@@ -121,5 +122,6 @@ def _connection(connection: Connection) -> dict[str, Any]:
         "messages_out": traffic.messages_out,
         "errors": traffic.errors,
         "last_activity": traffic.last_activity,
+        "jobs": len(connection.job_lanes),
         "cursor_lag": connection.cursor.stream.visible - connection.cursor.seq,
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 from collections import defaultdict, deque
 
@@ -14,8 +15,15 @@ from .marks import NOBODY
 
 #: Set by clients' tasks to ``NOBODY``, by agents to their user's mark; an agent must never find it set.
 WHOSE: contextvars.ContextVar[str] = contextvars.ContextVar("WHOSE", default="")
+#: A job that nobody was granted: who comes first has it, until it is closed.
+OPEN_TO_ALL = "job-3"
 #: What a careful program does with a global: everything under (user, thread).
 BOOK: defaultdict[tuple[str, str], deque[str]] = defaultdict(lambda: deque(maxlen=5))
+
+
+def own_job(mark: str) -> str:
+    """Return the id of the job into which only one user speaks."""
+    return f"own.{mark}"
 
 
 async def echo(run: Run) -> str:
@@ -115,6 +123,20 @@ async def declared(run: Run) -> str:
     return " ".join(attempt.for_model() for attempt in attempts)
 
 
+async def foreman(run: Run) -> str:
+    """Speak into jobs: one's own, one that whoever comes first has, and one that others were granted, too."""
+    mark = run.user_id.removeprefix("user-")
+    for job_id in (own_job(mark), OPEN_TO_ALL, f"job-{int(mark[2:4]) % 3}"):
+        with contextlib.suppress(AgentError):
+            job = run.job(job_id)
+            await job.emit("note", {"text": run.text})
+            await trio.sleep(0.2)
+            await job.emit("note", {"text": run.text})
+            if job_id in (own_job(mark), OPEN_TO_ALL) and len(run.run_id) % 2:
+                await job.close()
+    return run.text
+
+
 AGENTS = {
     "echo": echo,
     "variables": variables,
@@ -126,4 +148,5 @@ AGENTS = {
     "asks": asks,
     "family": family,
     "declared": declared,
+    "foreman": foreman,
 }

@@ -30,6 +30,7 @@ class User:
         epoch: Of the user's stream, and *seq* the last event heard.
         threads: Ids that there were lately, *runs* and *inputs* likewise; *active* are those that have not ended.
         cursors: What pages gave as ``next``.
+        places: Job → the position that was told last.
         bearer: The last token that they came with; others try it, too.
     """
 
@@ -43,6 +44,7 @@ class User:
     active: deque[str] = attrs.field(factory=lambda: deque(maxlen=12))
     inputs: deque[str] = attrs.field(factory=lambda: deque(maxlen=12))
     cursors: deque[str] = attrs.field(factory=lambda: deque(maxlen=4))
+    places: dict[str, str] = attrs.field(factory=dict)
     bearer: str = "none.at.all"
 
     @classmethod
@@ -61,8 +63,11 @@ class User:
 
     def learn(self, fields: dict[str, Any]) -> None:
         """Keep what a frame tells of ids and positions."""
-        if "job_id" in fields:
-            return  # its positions are those of another stream
+        if "job_id" in fields:  # its positions are those of another stream
+            if fields.get("type") == "job_connected":
+                stream = fields["stream"]
+                self.places[fields["job_id"]] = f"{stream['epoch']}:{stream['seq']}"
+            return
         stream = fields.get("stream")
         if isinstance(stream, dict):
             self.epoch, self.seq = stream["epoch"], stream["seq"]
@@ -86,13 +91,26 @@ class Seat:
     user: User
     watch: Watch
     asked: dict[Any, Said] = attrs.field(factory=dict)
+    jobs: set[str] = attrs.field(factory=set)
     _numbers: int = 0
 
     def hear(self, payload: bytes) -> None:
         """Look at one message of the server, and learn from it."""
         self.watch.look(self.user.reader, payload, self.asked)
         fields = json.loads(payload)
-        self.user.learn(fields.get("result", fields) if "jsonrpc" in fields else fields)
+        told = fields.get("result", fields) if "jsonrpc" in fields else fields
+        self.user.learn(told)
+        self._look_at_job(told, payload)
+
+    def _look_at_job(self, told: dict[str, Any], payload: bytes) -> None:
+        """Check that a job is heard only between the answers that say so."""
+        job_id = told.get("job_id")
+        if told.get("type") == "job_connected":
+            self.jobs.add(told["job_id"])
+        elif told.get("type") == "job_disconnected":
+            self.jobs.discard(told["job_id"])
+        elif job_id is not None and job_id not in self.jobs:
+            self.watch.note(self.user.reader, "something of a job that this connection does not read", payload)
 
     def worded(self, type_name: str, form: str, fields: dict[str, Any]) -> bytes:
         """Return a command in one of the three forms; ids in it count as said from now on."""

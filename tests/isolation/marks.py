@@ -98,6 +98,7 @@ class Watch:
     step: int = 0
     frames: int = 0
     pages: int = 0
+    job_events: int = 0
     denied: Counter[str] = attrs.field(factory=Counter)
     types: Counter[str] = attrs.field(factory=Counter)
     leaks: list[Leak] = attrs.field(factory=list)
@@ -107,12 +108,17 @@ class Watch:
         """Check one frame as it came."""
         self.frames += 1
         fields = _object(data)
+        self.job_events += fields is not None and "event_id" in fields and "job_id" in fields
         self._look_for_marks(reader, data, fields)
         if not _of_job(reader, fields):
             self._look_for_ids(reader, data, fields)
         if fields is not None:
             told = _told(fields)
-            if ("seq" in told or "stream" in told) and "job_id" in told and not _of_job(reader, fields):
+            # The owner of another job hears it without a grant, and speaks there alone.
+            owned = told.get("job_id") not in self.publishers
+            its_own_word = owned and told.get("user_id") == reader.user
+            heard = "event_id" in told or (not owned and ("seq" in told or "stream" in told))
+            if heard and "job_id" in told and not its_own_word and not _of_job(reader, fields):
                 self.note(reader, "a word of a job that was not granted", data)
             self.types[str(fields.get("type", "json-rpc"))] += 1
             self._look_at_answer(reader, data, fields, asked or {})

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from .agents import AGENTS
+from .agents import AGENTS, OPEN_TO_ALL, own_job
 from .clients import User
 
 Saying = tuple[str, dict[str, Any]]
@@ -99,22 +99,31 @@ def answer(user: User, victim: User, a: int, b: int) -> Saying:
     return "input_response", {"input_id": input_id, "status": status, "value": f"secret {user.mark}"}
 
 
+def job_of(user: User, victim: User, which: int) -> str:
+    """Return a job: one that some were granted, one that nobody was, one's own, or another's."""
+    return ("job-0", "job-1", "job-2", OPEN_TO_ALL, own_job(user.mark), own_job(victim.mark))[which % 6]
+
+
 def connect_job(user: User, victim: User, a: int, b: int) -> Saying:
-    resume = (None, f"{user.epoch}:0", f"{victim.epoch}:{victim.seq}")[a % 3]
-    return "connect_job", {"job_id": f"job-{b % 4}", "resume": resume}
+    job_id = job_of(user, victim, b)
+    places = (None, f"{user.epoch}:0", f"{victim.epoch}:{victim.seq}", *(u.places.get(job_id) for u in (user, victim)))
+    resume = places[a % 5]
+    if resume is not None and a % 2:
+        resume = resume.partition(":")[0] + ":0"
+    return "connect_job", {"job_id": job_id, "resume": resume}
 
 
 def publish(user: User, victim: User, a: int, b: int) -> Saying:
-    return "publish_job", {"job_id": f"job-{b % 4}", "name": "note", "value": {"of": user.mark}}
+    return "publish_job", {"job_id": job_of(user, victim, b), "name": "note", "value": {"of": user.mark}}
 
 
 def leave_job(user: User, victim: User, a: int, b: int) -> Saying:
-    return "disconnect_job", {"job_id": f"job-{b % 4}"}
+    return "disconnect_job", {"job_id": job_of(user, victim, b)}
 
 
 def resume(user: User, victim: User, a: int, b: int) -> Saying:
     epoch, seq = ((user.epoch, 0), (victim.epoch, 0), (victim.epoch, victim.seq), (user.epoch, victim.seq))[a % 4]
-    return "resume", {"epoch": epoch, "seq": seq, **({"job_id": f"job-{b % 4}"} if b % 3 == 0 else {})}
+    return "resume", {"epoch": epoch, "seq": seq, **({"job_id": job_of(user, victim, b)} if b % 3 == 0 else {})}
 
 
 def refresh(user: User, victim: User, a: int, b: int) -> Saying:
@@ -140,5 +149,5 @@ def odd(user: User, victim: User, a: int, b: int) -> Saying:
 SAYINGS: tuple[Callable[[User, User, int, int], Saying], ...] = (
     chat, start, stop, create, list_threads, history, rename, delete, switch, typing,
     answer, connect_job, publish, leave_job, resume, refresh, kick, odd,
-    chat, start, stop, stop, stop, history, history, typing, answer, answer,
+    chat, start, stop, stop, stop, history, history, typing, answer, answer, connect_job, connect_job, publish,
 )  # fmt: skip

@@ -20,10 +20,22 @@ WALK_STEPS = int(1500 * SIZE)
 PLANS = max(1, int(15 * SIZE))
 USERS = 30
 #: How often each verb is chosen in a walk.
-WEIGHTS = {"open": 12, "close": 6, "say": 50, "talk": 20, "crowd": 1, "embed": 3, "page": 8, "break_link": 5}
+WEIGHTS = {
+    "open": 12,
+    "close": 6,
+    "say": 50,
+    "talk": 20,
+    "crowd": 1,
+    "embed": 3,
+    "job": 6,
+    "build": 20,
+    "page": 8,
+    "break_link": 5,
+}
 WEIGHTS |= {"break_store": 1, "wait": 8, "restart": 0.4}
 #: What has to be heard in a walk, and what to be refused with; there are more walks until it was.
-TYPES = {"agent_message", "thread_history", "replay_completed", "stream_reset", "typing"}
+TYPES = {"agent_message", "thread_history", "replay_completed", "stream_reset", "typing", "job_connected"}
+TYPES |= {"job_disconnected"}
 DENIED = {"NOT_FOUND", "FORBIDDEN", "CONFLICT"}
 MOST_WALKS = 5
 
@@ -53,7 +65,8 @@ def live(users: int, plan: Sequence[Step]) -> World:
 def report(world: World) -> str:
     watch = world.watch
     return (
-        f"{len(world.users)} users, {watch.step} steps, {watch.frames} frames and {watch.pages} pages checked, "
+        f"{len(world.users)} users, {watch.step} steps, {watch.frames} frames ({watch.job_events} events of jobs) and "
+        f"{watch.pages} pages checked, "
         f"{len(watch.leaks)} leaks"
     )
 
@@ -63,6 +76,7 @@ def test_many_users_one_walk() -> None:
     """Thirty users, each in several tabs, do everything to everybody: every byte they hear is their own."""
     types: set[str] = set()
     denied: set[str] = set()
+    job_events = 0
     for _ in range(MOST_WALKS):  # the dice may leave out in one what they bring in the next
         seed = random.SystemRandom().randrange(10**6)
         print(f"seed {seed}")
@@ -72,9 +86,11 @@ def test_many_users_one_walk() -> None:
         assert world.watch.frames > WALK_STEPS, "the walk has hardly looked at anything"
         types |= world.watch.types.keys()
         denied |= world.watch.denied.keys()
-        if types >= TYPES and denied >= DENIED:
+        job_events += world.watch.job_events
+        if types >= TYPES and denied >= DENIED and job_events > WALK_STEPS / 10:
             return
-    raise AssertionError(f"never heard: {sorted(TYPES - types)}, never refused with: {sorted(DENIED - denied)}")
+    missing = f"never heard: {sorted(TYPES - types)}, never refused with: {sorted(DENIED - denied)}"
+    raise AssertionError(f"{missing}; {job_events} events of jobs")
 
 
 @pytest.mark.heavy

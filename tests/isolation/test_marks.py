@@ -18,7 +18,7 @@ def leaks(
     *frames: dict[str, Any], said: Said | None = None, echoed: set[bytes] | None = None, **known: Any
 ) -> list[str]:
     """Let Bob hear frames after Ada has heard of a run; return what the watch has against it."""
-    watch = Watch(publishers={"job-1": {ADA.encode(), BOB.encode()}})
+    watch = Watch(publishers={"job-1": {ADA.encode(), BOB.encode()}, "job-2": {ADA.encode()}})
     watch.look(Reader(f"user-{ADA}", ADA), json.dumps({"type": "ack", "run_id": RUN, "epoch": "adasepoch"}).encode())
     bob = Reader(f"user-{BOB}", BOB, frozenset({"job-1"}), echoed or set(), **known)
     for fields in frames:
@@ -36,11 +36,14 @@ def leaks(
         {"type": "typing", "user_id": "somebody"},
         {"type": "ack", "run_id": RUN},
         {"type": "stream_reset", "stream": {"epoch": "adasepoch"}},
-        {"type": "agent_event", "seq": 3, "job_id": "job-2", "value": 1},
+        {"type": "agent_event", "event_id": "e.3", "seq": 3, "job_id": "job-2", "value": 1},
         {"type": "job_connected", "job_id": "job-2", "stream": {"epoch": "new", "seq": 0}},
         {"jsonrpc": "2.0", "id": 1, "result": {"type": "job_connected", "job_id": "job-2", "stream": {"epoch": "new"}}},
-        {"type": "agent_event", "seq": 3, "job_id": "job-2", "value": ADA},
-        {"type": "agent_event", "seq": 3, "job_id": "job-1", "value": mark_of(3)},
+        {"type": "agent_event", "event_id": "e.3", "seq": 3, "job_id": "job-2", "value": ADA},
+        {"type": "agent_event", "event_id": "e.3", "seq": 3, "job_id": "job-2", "user_id": f"user-{BOB}", "value": BOB},
+        {"type": "agent_event", "event_id": "e.3", "seq": 3, "job_id": "job-1", "value": mark_of(3)},
+        {"type": "agent_event", "event_id": "e.3", "seq": 3, "job_id": "own", "user_id": f"user-{BOB}", "value": ADA},
+        {"type": "job_connected", "job_id": "own", "stream": {"epoch": "adasepoch", "seq": 3}},
         {
             "jsonrpc": "2.0",
             "id": 1,
@@ -58,15 +61,24 @@ def test_what_must_not_pass(fields: dict[str, Any]) -> None:
     "fields",
     [
         {"type": "agent_message", "content": BOB, "user_id": f"user-{BOB}"},
-        {"type": "agent_event", "seq": 3, "job_id": "job-1", "user_id": f"user-{ADA}", "value": ADA, "run_id": RUN},
+        {
+            "type": "agent_event",
+            "event_id": "e.3",
+            "seq": 3,
+            "job_id": "job-1",
+            "user_id": f"user-{ADA}",
+            "value": ADA,
+            "run_id": RUN,
+        },
         {"type": "job_connected", "job_id": "job-1", "stream": {"epoch": "adasepoch", "seq": 3}},
         {
             "jsonrpc": "2.0",
             "id": 1,
             "result": {"type": "job_connected", "job_id": "job-1", "stream": {"epoch": "adas"}},
         },
+        {"type": "agent_event", "event_id": "e.3", "seq": 3, "job_id": "own", "user_id": f"user-{BOB}", "value": BOB},
     ],
-    ids=["own", "job event", "job position", "job position by JSON-RPC"],
+    ids=["own", "job event", "job position", "job position by JSON-RPC", "owned job"],
 )
 def test_what_may_pass(fields: dict[str, Any]) -> None:
     """One's own, and what those say who publish in a job that was granted, is none."""

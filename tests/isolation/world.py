@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import attrs
@@ -15,10 +15,10 @@ from netra_ws.errors import ClientError, StoreError
 from netra_ws.testing import FaultyStore, MemoryServer, open_test_server
 from netra_ws.testing.frames import request, upgrade
 
-from .agents import AGENTS, WHOSE
+from .agents import AGENTS, OPEN_TO_ALL, WHOSE, own_job
 from .clients import GONE, Tab, User
 from .marks import NOBODY, Watch
-from .sayings import SAYINGS, chat
+from .sayings import SAYINGS, chat, job_of
 
 #: What a step is: which user, what, and three numbers that its verb reads as it likes.
 Step = tuple[int, str, int, int, int]
@@ -80,6 +80,9 @@ class World:
         The first leaks end it: where everybody hears everything, there is no end to looking at it.
         """
         rest = list(steps)
+        async with self._serving():  # by users who were granted it; they never close it
+            for number in range(3):
+                await self.server.server.job(self.users[number % len(self.users)].id, f"job-{number}").open()
         while rest and not self.watch.leaks:
             async with self._serving():
                 while rest and not self.watch.leaks:
@@ -100,8 +103,22 @@ class World:
             self._server, self._nursery = server, nursery
             yield
             nursery.cancel_scope.cancel()
+            await self._look_at_seats()
         for user in self.users:
             user.tabs.clear()
+
+    async def _look_at_seats(self) -> None:
+        """Whoever has gone reads no job any more."""
+        with trio.move_on_after(60):
+            while self.server.server.registry.seats:
+                await trio.sleep(0.5)
+        for live in self.server.server.registry.jobs:
+            for connection in live.seats:
+                if connection.connection_id not in {
+                    c for each in self.server.server.registry for c in each.connections
+                }:
+                    reader = next(user.reader for user in self.users if user.id == connection.identity.user_id)
+                    self.watch.note(reader, f"a seat in {live.job_id} of a connection that has gone", b"")
 
     async def take(self, step: Step) -> None:
         """Take one step, and let things happen."""
@@ -229,6 +246,47 @@ class World:
         assert self._nursery is not None
         self._nursery.start_soon(work)
 
+    async def job(self, user: User, victim: User, a: int, b: int, c: int) -> None:
+        """Have a program use a job in the user's name, and look at what it hears."""
+        job_id = job_of(user, victim, b)
+        job = self.server.server.job(Identity(user.id), job_id)
+
+        async def work() -> None:
+            WHOSE.set(NOBODY)
+            try:
+                with trio.move_on_after(3):
+                    if a % 4 == 0:
+                        await job.emit("note", {"of": user.mark})
+                    elif a % 4 == 1 and job_id in (own_job(user.mark), OPEN_TO_ALL):
+                        await job.close()
+                    elif a % 4 >= 2:
+                        async with job.events() as events:
+                            async for heard in events:
+                                self.watch.look(user.reader, _encoded(heard.fields))
+            except (ClientError, StoreError):
+                pass
+
+        if job_id not in (own_job(victim.mark), *(f"job-{n}" for n in range(3))) or a % 4 >= 2 or victim is user:
+            assert self._nursery is not None
+            self._nursery.start_soon(work)
+
+    async def build(self, user: User, victim: User, a: int, b: int, c: int) -> None:
+        """Read a job that the user may read, or try another's, and have its owner and a publisher speak there."""
+        job_id = (f"job-{user.number % 3}", own_job(user.mark), OPEN_TO_ALL, job_of(user, victim, c))[b % 4]
+        resume = user.places.get(job_id) if a % 3 == 0 else None
+        await self._say(user, a, "connect_job", ("plain", "rpc")[a % 2], {"job_id": job_id, "resume": resume})
+        await trio.sleep(0.01)
+        for speaker in (user, victim):
+            granted = frozenset({"chat", "read", "job:publish", *(f"job:{job}" for job in speaker.reader.granted)})
+            if job_id != own_job(victim.mark) or speaker is victim:
+                with suppress(ClientError, StoreError), trio.move_on_after(1):
+                    job = self.server.server.job(Identity(speaker.id, granted), job_id)
+                    await job.emit("n", {"of": speaker.mark})
+                    if c % 2 == 0 and (job_id == OPEN_TO_ALL or not job_id.startswith("job-")):
+                        await job.close()
+        if c % 4 == 1:
+            await self._say(user, a, "disconnect_job", "plain", {"job_id": job_id})
+
     async def page(self, user: User, victim: User, a: int, b: int, c: int) -> None:
         """Fetch a page, with a token or without."""
         path = PAGES[a % len(PAGES)]
@@ -278,6 +336,8 @@ VERBS: dict[str, Verb] = {
     "talk": World.talk,
     "crowd": World.crowd,
     "embed": World.embed,
+    "job": World.job,
+    "build": World.build,
     "page": World.page,
     "break_link": World.break_link,
     "break_store": World.break_store,

@@ -83,7 +83,7 @@ EXCEPTED = {
     "agents/mcp/http.py trust cache": "one entry",
     "agents/mcp/opening.py _load CapacityLimiter": "one place, for who loads the library",
     "agents/builtin/clock.py _names cache": "the names of the system's time zones",
-    "contexts/jobs.py LiveJob.seats": "the connections that read the job, which limits.max_connections bounds",
+    "contexts/live_job.py LiveJob.seats": "the connections that read the job, which limits.max_connections bounds",
     **dict.fromkeys(
         ("contexts/jobs.py Jobs._live", "contexts/jobs.py Jobs._finding", "contexts/jobs.py Jobs._ended"),
         "those of connections and calls, which have bounds of their own, beside the idle ones",

@@ -59,6 +59,20 @@ async def test_an_operator_sees_users_connections_and_runs(server: StartServer) 
         assert ada["stream"]["readers"] == 1
 
 
+async def test_jobs_are_counted(server: StartServer) -> None:
+    """Everybody sees how many jobs are in memory, an operator how many each connection reads, and nobody their ids."""
+    running = await server()
+    async with connect(running, permissions=("job:*",)) as client:
+        for job_id in ("special-1", "special-2"):
+            await client.ask("connect_job", job_id=job_id)
+        assert (await stats_of(running))["jobs"] == 2
+        stats = await stats_of(running, operator())
+        assert stats["by_user"]["ada"]["connections"][0]["jobs"] == 2
+        assert "special" not in str(stats)
+        await client.ask("disconnect_job", job_id="special-1")
+        assert (await stats_of(running, operator()))["by_user"]["ada"]["connections"][0]["jobs"] == 1
+
+
 @pytest.mark.parametrize(
     ("bearer", "status", "code"),
     [
