@@ -31,9 +31,25 @@ from netra_ws.testing.frames import upgrade as upgrade
 from netra_ws.testing.frames import upgrade_headers as upgrade_headers
 from netra_ws.testing.frames import xor as xor
 from netra_ws.testing.raw import PATIENCE_S as PATIENCE_S
-from netra_ws.testing.raw import RawClient as Client
+from netra_ws.testing.raw import RawClient
 
 SECRET = "the tests' own secret, 32 bytes or more"
+
+
+class Client(RawClient):
+    """The public kit's client, which does nothing by itself, and what a client of manners does."""
+
+    async def leave(self) -> Frame:
+        """Read up to the server's Close frame, answer it, and end this side; the server waits three seconds for that.
+
+        Raises:
+            Ended: There was no Close frame.
+        """
+        received = await self.receive_close()
+        await self.send_frame(CLOSE, received.payload)
+        if isinstance(self.stream, trio.SocketStream):
+            await self.stream.send_eof()
+        return received
 
 
 def settings(overrides: Mapping[str, object] | None = None, /, **more: object) -> Settings:

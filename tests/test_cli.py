@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -161,6 +162,21 @@ def serving(folder: Path, *words: str, **more: str) -> Iterator[Serving]:
         server.close()
 
 
+def wait_until_draining(server: Serving) -> None:
+    """Wait until a server is not ready any more."""
+    deadline = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            with urllib.request.urlopen(f"{server.url}/ready", timeout=PATIENCE_S):
+                assert time.monotonic() < deadline
+        except urllib.error.HTTPError as answer:
+            answer.close()
+            if answer.code == 503:
+                return
+            raise
+        time.sleep(0.02)
+
+
 OWN = [f"--agent=own_agents:{name}" for name in ("greeter", "sleeper", "failing", "blocked", "parrot", "silent")]
 
 
@@ -286,7 +302,7 @@ def test_a_second_signal_ends_at_once(tmp_path: Path) -> None:
         try:
             assert "I sleep" in talker.line()
             server.popen.send_signal(signal.SIGTERM)
-            time.sleep(0.5)
+            wait_until_draining(server)
             assert server.popen.poll() is None
             assert server.end(signal.SIGTERM) == 128 + signal.SIGTERM
             assert "ended at once" in server.rest()
@@ -654,6 +670,8 @@ def in_terminal(folder: Path, *words: str) -> Iterator[tuple[subprocess.Popen[by
         stdout=theirs,
         stderr=theirs,
         start_new_session=True,
+        # As a terminal does: the suite itself may be one of those that outlive theirs.
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
     )
     os.close(theirs)
     try:

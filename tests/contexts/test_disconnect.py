@@ -103,7 +103,7 @@ async def test_goodbye_ends_without_grace(server: StartServer, caplog: pytest.Lo
     async with connect(running) as client:
         await client.ask("chat", content="x", agent="waits")
         assert (await client.ask("disconnect"))["type"] == "ack"
-        assert (await client.receive_close()).code == 1000
+        assert (await client.leave()).code == 1000
         with trio.fail_after(5):
             await gone.wait()
     with trio.fail_after(5):
@@ -197,7 +197,7 @@ async def test_shutdown_closes_everything_in_order(server: StartServer) -> None:
         assert (await client.ask("chat", content="y"))["code"] == "DRAINING"
         ended = (await client.until("agent_completed"))[-1]
         assert (ended["status"], ended["cancelled_by"]) == ("cancelled", "shutdown")
-        assert (await client.receive_close()).code == 1012
+        assert (await client.leave()).code == 1012
 
 
 async def test_a_cancelled_program_still_ends_in_order() -> None:

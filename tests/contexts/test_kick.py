@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+import attrs
 import pytest
 import trio
 
@@ -15,7 +16,7 @@ from netra_ws.testing import FaultyStore
 from netra_ws.wire.head import Head
 
 from ..conftest import StartServer
-from ..kit import Answer, connect, http, operator, raw, token, upgrade
+from ..kit import PATIENCE_S, Answer, connect, http, operator, raw, token, upgrade
 
 
 class Clock:
@@ -34,11 +35,17 @@ async def endless(run: Run) -> str:
     return "never"
 
 
-async def stubborn(run: Run) -> str:
-    await run.say("going on")
-    with trio.CancelScope(shield=True):
-        await trio.sleep(3)
-    return "late"
+@attrs.define
+class Stubborn:
+    """An agent that does not stop before it is let go."""
+
+    let_go: trio.Event = attrs.field(factory=trio.Event)
+
+    async def __call__(self, run: Run) -> str:
+        await run.say("going on")
+        with trio.CancelScope(shield=True):
+            await self.let_go.wait()
+        return "late"
 
 
 async def slow(run: Run) -> str:
@@ -48,7 +55,7 @@ async def slow(run: Run) -> str:
     return "late"
 
 
-AGENTS = {"endless": endless, "stubborn": stubborn, "slow": slow}
+AGENTS = {"endless": endless, "slow": slow}
 
 
 async def refused(server: Any, bearer: str) -> Answer:
@@ -123,7 +130,8 @@ async def test_the_last_socket_of_a_token_ends_the_user_at_once(server: StartSer
     async with connect(running, jti="j1") as phone, connect(running, "root", bearer=operator()) as boss:
         await phone.ask("start_agent", user_request="x", agent="endless")
         await boss.ask("kick", jti="j1")
-        with trio.fail_after(5):
+        await phone.leave()
+        with trio.fail_after(PATIENCE_S):
             while running.registry.statistics().runs:
                 await trio.sleep(0.01)
 
@@ -214,12 +222,14 @@ async def test_the_page_does_what_the_command_does(server: StartServer) -> None:
 
 async def test_a_run_that_cannot_be_stopped_is_told(server: StartServer) -> None:
     """The sockets close all the same; the answer says CANCEL_TIMEOUT."""
-    running = await server(agents=AGENTS, timing__finalise_s=0.2)
+    stubborn = Stubborn()
+    running = await server(agents={"stubborn": stubborn.__call__}, timing__finalise_s=0.2)
     async with connect(running) as ada, connect(running, "root", bearer=operator()) as boss:
         await ada.ask("start_agent", user_request="x", agent="stubborn")
         await ada.until("agent_message")
         assert (await boss.ask("kick", user_id="ada"))["code"] == "CANCEL_TIMEOUT"
         assert (await ada.receive_close()).code == 4010
+    stubborn.let_go.set()
 
 
 async def test_what_was_being_stopped_ends_too(server: StartServer) -> None:
@@ -236,13 +246,15 @@ async def test_what_was_being_stopped_ends_too(server: StartServer) -> None:
 
 async def test_the_page_answers_in_time(server: StartServer) -> None:
     """A proof that takes longer than a request may is not waited for: the answer says so, and the kick stands."""
-    running = await server(agents=AGENTS, timing__handshake_s=1)
+    stubborn = Stubborn()
+    running = await server(agents={"stubborn": stubborn.__call__}, timing__handshake_s=1, timing__finalise_s=60)
     async with connect(running) as ada:
         await ada.ask("start_agent", user_request="x", agent="stubborn")
         await ada.until("agent_message")
         answer = await post(running, {"user_id": "ada"}, operator())
         assert (answer.status, json.loads(answer.body)["code"]) == (503, "UNAVAILABLE")
         assert (await ada.receive_close()).code == 4010
+    stubborn.let_go.set()
 
 
 async def test_many_runs_are_waited_for_together(server: StartServer) -> None:
@@ -339,10 +351,11 @@ async def test_nobody_has_to_wait_for_a_kick(server: StartServer) -> None:
             await boss.send("kick", user_id="ada")
             await boss.send("disconnect")
             await boss.receive_close()
-        with trio.fail_after(5):
+        with trio.fail_after(PATIENCE_S):
             while running.registry.statistics().users > 1:
                 await trio.sleep(0.01)
             gate.set()
+            await ada.leave()
             while running.registry.statistics().users:
                 await trio.sleep(0.01)
         assert running.registry.runs.ended == {("endless", "cancelled", "admin"): 1}

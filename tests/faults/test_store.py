@@ -20,6 +20,15 @@ from ..faulty import FaultyStore, Health
 from ..kit import connect, http
 
 
+@pytest.fixture
+def soon_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A store counts as away after a moment."""
+    monkeypatch.setattr("netra_ws.history.recorder.AWAY_S", 0.1)
+    monkeypatch.setattr("netra_ws.contexts.registry.AWAY_S", 0.1)
+    monkeypatch.setattr("netra_ws.contexts.registry.WATCH_EVERY_S", 0.02)
+    monkeypatch.setattr("netra_ws.contexts.dispatch.READ_S", 0.3)
+
+
 @pytest.mark.parametrize("mood", [Health.AWAY, Health.HANGING])
 async def test_an_outage_in_the_middle_of_a_run(server: StartServer, mood: Health) -> None:
     """While the store is away no durable event is told; when it is back all come, once and in order."""
@@ -109,7 +118,7 @@ async def test_a_blocked_loop_is_no_outage(server: StartServer) -> None:
     assert "connection_warning" not in [frame["type"] for frame in heard]
 
 
-async def test_clients_hear_of_an_outage(server: StartServer) -> None:
+async def test_clients_hear_of_an_outage(server: StartServer, soon_away: None) -> None:
     """When commits make no progress for a while every client is told, once; when they do again, answers come."""
     store = FaultyStore()
     running = await server(store=store)
@@ -143,15 +152,6 @@ async def test_a_database_that_is_taken_away(server: StartServer, tmp_path: Path
         with trio.fail_after(10):  # the recorder tries again within two seconds
             while (await http(running, "/ready")).status != 200:
                 await trio.sleep(0.05)
-
-
-@pytest.fixture
-def soon_away(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A store counts as away after a moment."""
-    monkeypatch.setattr("netra_ws.history.recorder.AWAY_S", 0.1)
-    monkeypatch.setattr("netra_ws.contexts.registry.AWAY_S", 0.1)
-    monkeypatch.setattr("netra_ws.contexts.registry.WATCH_EVERY_S", 0.02)
-    monkeypatch.setattr("netra_ws.contexts.dispatch.READ_S", 0.3)
 
 
 @pytest.mark.parametrize("mood", [Health.AWAY, Health.HANGING, Health.FULL])
@@ -344,7 +344,7 @@ async def test_measuring_a_user_keeps_nobody_alive(server: StartServer) -> None:
         with trio.fail_after(5):
             await store.measured.wait()
         await client.send("disconnect")
-        await client.receive_close()
+        await client.leave()
         with trio.fail_after(5):
             while list(running.registry):
                 await trio.sleep(0.01)
@@ -401,7 +401,7 @@ async def test_a_run_that_is_still_leaving_is_no_outage(server: StartServer, soo
     async with connect(running) as client:
         await client.ask("chat", content="x", agent="stubborn", thread_id="t")
         await client.send("disconnect")
-        await client.receive_close()
+        await client.leave()
     with trio.fail_after(5):
         while not running.registry.leaving("ada"):
             await trio.sleep(0.01)

@@ -12,7 +12,7 @@ import trio
 
 from netra_ws.measures import memory_bytes
 from netra_ws.server import Server
-from tests.kit import connect, holdings, http, settles
+from tests.kit import PATIENCE_S, connect, holdings, http, settles
 
 Unharmed = Callable[[Server], AbstractAsyncContextManager[None]]
 
@@ -27,7 +27,7 @@ async def _unharmed(server: Server) -> AsyncIterator[None]:
     async with connect(server, "bystander") as bystander:
         before, descriptors, memory = holdings(server), _descriptors(), memory_bytes()
         yield
-        with trio.fail_after(1.5):
+        with trio.fail_after(PATIENCE_S):
             assert (await bystander.ask("ping"))["type"] == "pong"
             assert (await http(server, "/health")).status == 200
             async with connect(server, "newcomer") as newcomer:

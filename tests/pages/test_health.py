@@ -15,7 +15,7 @@ from netra_ws.wire.head import Head
 from netra_ws.wire.paths import POSTED
 from tests.conftest import StartServer
 from tests.faulty import SECRET_TEXT, FaultyStore, Health
-from tests.kit import connect, http, operator
+from tests.kit import PATIENCE_S, connect, http, operator
 
 CHECKS = {"store", "recorder", "flusher", "memory", "errors", "runs", "accepting"}
 
@@ -124,7 +124,7 @@ async def test_a_store_that_hangs_makes_the_server_not_ready(
     store = FaultyStore()
     running = await server(store=store)
     store.turn(Health.HANGING)
-    with trio.fail_after(2):
+    with trio.fail_after(PATIENCE_S):
         status, checks = await ready_of(running)
     assert (status, checks["store"]) == (503, False)
     store.turn(Health.WELL)

@@ -150,8 +150,11 @@ async def served(autojump_clock: MockClock) -> AsyncIterator[MemoryServer]:
         yield server
 
 
-async def test_a_fixture_may_hold_it(served: MemoryServer) -> None:
-    """The server may be a fixture, which pytest-trio runs as a task of its own."""
+async def test_a_fixture_may_hold_it(served: MemoryServer, autojump_clock: MockClock) -> None:
+    """The server may be a fixture, which pytest-trio runs as a task of its own.
+
+    The test asks for the clock itself, too: pytest-trio does not see one that only a fixture asks for.
+    """
     async with served.connect("alice") as alice:
         assert (await (await alice.start("go")).result()).status == "success"
     await served.settled()

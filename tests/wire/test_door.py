@@ -13,7 +13,7 @@ from netra_ws.wire import door as module
 from netra_ws.wire.head import Head, Reply
 from tests.conftest import StartServer
 from tests.faulty import SECRET_TEXT, FaultyStore, Health
-from tests.kit import Client, connect, exchange, holdings, http, raw, request, settles, token, upgrade
+from tests.kit import PATIENCE_S, Client, connect, exchange, holdings, http, raw, request, settles, token, upgrade
 
 
 @attrs.define
@@ -82,7 +82,7 @@ async def test_a_slow_handshake_is_cut(said: bytes, server: StartServer) -> None
         started = trio.current_time()
         await client.send_bytes(said)
         assert await client.read_rest() == b""
-        assert 0.15 < trio.current_time() - started < 2
+        assert 0.15 < trio.current_time() - started < 9, "by default it is ten seconds"
     await settles(running, before)
 
 
@@ -102,12 +102,12 @@ async def test_a_dribbling_handshake_is_cut_as_well(server: StartServer) -> None
             nursery.start_soon(dribble)
             assert await client.read_rest() == b""
             ended = True
-        assert trio.current_time() - started < 2
+        assert trio.current_time() - started < 9
 
 
 async def test_slow_handshakes_hold_up_nobody(server: StartServer) -> None:
     """While many heads are half sent, others are served at once."""
-    running = await server(timing__handshake_s=5.0)
+    running = await server(timing__handshake_s=3600.0)
     before = holdings(running)
     async with trio.open_nursery() as nursery:
         ready = trio.Event()
@@ -125,7 +125,7 @@ async def test_slow_handshakes_hold_up_nobody(server: StartServer) -> None:
         for _ in range(100):
             nursery.start_soon(half)
         await ready.wait()
-        with trio.fail_after(1):
+        with trio.fail_after(PATIENCE_S):
             async with connect(running) as client:
                 await client.ask("ping")
             assert (await http(running, "/health")).status == 200

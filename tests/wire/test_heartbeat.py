@@ -5,6 +5,7 @@ import time
 from collections.abc import AsyncIterator
 
 import attrs
+import jwt
 import pytest
 import trio
 from trio.testing import MockClock
@@ -14,7 +15,7 @@ from netra_ws.protocol.closing import CloseCode
 from netra_ws.protocol.replies import AuthExpiring, Reply
 from netra_ws.wire.heartbeat import Heartbeat
 from tests.conftest import StartServer
-from tests.kit import PING, PONG, TEXT, Client, connect, http, operator, raw, token, upgrade
+from tests.kit import PATIENCE_S, PING, PONG, TEXT, Client, connect, http, operator, raw, token, upgrade
 
 START = 1_763_000_000.0
 
@@ -165,24 +166,29 @@ async def test_ended_connections_are_forgotten_within_an_interval(
 # Over sockets, with short times.
 
 SHORT = {"timing__heartbeat_interval_s": 0.2, "timing__pong_timeout_s": 0.1}
+#: For clients that are to stay, on a machine that has other things to do: how long a pong may take, and for how long
+#: they have to stay, which is longer than one that gave no sign of life would.
+KEPT = {"timing__heartbeat_interval_s": 0.1, "timing__pong_timeout_s": 1.0}
+STAY_S = 1.5
 
 
 async def test_a_silent_client_hears_4001(server: StartServer) -> None:
     """A client that answers no ping gets a Close frame with 4001, and its seat is free afterwards."""
     running = await server(**SHORT)
+    started = trio.current_time()
     async with connect(running) as client:
-        started = trio.current_time()
         assert (await client.receive_frame()).opcode == PING
         assert (await client.receive_close()).code == 4001
-        assert 0.25 < trio.current_time() - started < 2
-    with trio.fail_after(5):
+        assert trio.current_time() - started > 0.25
+    with trio.fail_after(PATIENCE_S):
         while running.registry.seats or len(running.wiring.heartbeat):
             await trio.sleep(0.01)
     assert running.wiring.counts.closes[4001] == 1
 
 
-async def pongs(client: Client, count: int) -> None:
-    for _ in range(count):
+async def pongs(client: Client, for_s: float) -> None:
+    until = trio.current_time() + for_s
+    while trio.current_time() < until:
         received = await client.receive_frame()
         assert received.opcode == PING
         await client.send_frame(PONG, received.payload)
@@ -190,21 +196,21 @@ async def pongs(client: Client, count: int) -> None:
 
 async def test_a_client_that_answers_stays_and_its_round_trip_is_known(server: StartServer) -> None:
     """Pongs keep a connection, and operators see how long they took."""
-    running = await server(**SHORT)
+    running = await server(**KEPT)
     async with connect(running) as client:
-        await pongs(client, 4)
+        await pongs(client, STAY_S)
         stats = (await http(running, "/ws/stats", bearer=operator())).json()
         (connection,) = stats["by_user"]["ada"]["connections"]
-        assert 0 <= connection["rtt_ms"] < 100
+        assert 0 <= connection["rtt_ms"] < 1000
         assert (await client.ask("ping"))["type"] == "pong"
 
 
 async def test_a_client_that_only_talks_stays(server: StartServer) -> None:
     """Commands count as signs of life."""
-    running = await server(**SHORT)
+    running = await server(**KEPT)
     async with connect(running) as client:
         client.answers_pings = False
-        deadline = trio.current_time() + 0.8
+        deadline = trio.current_time() + STAY_S
         while trio.current_time() < deadline:
             assert (await client.ask("ping"))["type"] == "pong"
             await trio.sleep(0.03)
@@ -212,12 +218,14 @@ async def test_a_client_that_only_talks_stays(server: StartServer) -> None:
 
 async def test_an_expiring_token(server: StartServer) -> None:
     """The client is warned, then only a few commands work, then it is closed with 4003."""
-    running = await server(auth__expiry_grace_s=0.4)
-    async with connect(running, expires_s=0.3) as client:
-        expires_at = client.welcome["server_time"] + 0.3
+    running = await server(auth__expiry_grace_s=1.5)  # in which all that follows is asked
+    bearer = token(expires_s=0.8)
+    async with connect(running, bearer=bearer) as client:
         warning = (await client.until("auth_expiring"))[-1]
-        assert abs(warning["expires_at"] - expires_at) < 0.2
-        assert 0 <= warning["expires_in_s"] <= 0.3
+        assert warning["expires_at"] == pytest.approx(
+            jwt.decode(bearer, options={"verify_signature": False})["exp"], abs=0.002
+        )
+        assert 0 <= warning["expires_in_s"] <= 0.8
         while time.time() < warning["expires_at"]:
             await trio.sleep(0.01)
         for command in ("list_threads", "create_thread", "connect"):
@@ -228,7 +236,7 @@ async def test_an_expiring_token(server: StartServer) -> None:
         assert (await client.ask("stop_agent", run_id="none"))["code"] == "NOT_FOUND"
         closed = await client.receive_close()
         assert closed.code == 4003
-        assert time.time() >= warning["expires_at"] + 0.35
+        assert time.time() >= warning["expires_at"] + 1.45
 
 
 async def test_pings_above_their_budget_are_answered_later_not_lost(server: StartServer) -> None:

@@ -22,7 +22,22 @@ from netra_ws.wire.flusher import Flusher
 from netra_ws.wire.frames import Inbound
 from netra_ws.wire.stream import OWN_HIGH, SLICE, Duplex, Pace
 from tests.conftest import StartServer
-from tests.kit import CLOSE, PING, PONG, TEXT, Client, Ended, Frame, connect, frame, holdings, settles, token, upgrade
+from tests.kit import (
+    CLOSE,
+    PATIENCE_S,
+    PING,
+    PONG,
+    TEXT,
+    Client,
+    Ended,
+    Frame,
+    connect,
+    frame,
+    holdings,
+    settles,
+    token,
+    upgrade,
+)
 
 from .agents import talker, text_of, waiter, worker
 
@@ -455,7 +470,7 @@ async def test_seeing_off_a_client_that_reads_nothing_ends(bench: Bench, monkeyp
         stream, _client = bench.on_socket(Frames(numbered(count)), send_buffer=4096)
         await stream.send_all(ANSWER_101)
         stream.say_close(CloseCode.GOING_AWAY)
-        with trio.fail_after(2):
+        with trio.fail_after(PATIENCE_S):
             await stream.see_off()
         assert stream.closed
 
@@ -534,7 +549,7 @@ async def test_a_slow_reader_gets_every_byte_and_holds_up_nobody(server: StartSe
         behind = [connection.cursor.seq for connection in context.connections.values()]
         assert min(behind) < context.stream.visible, "the slow one is behind"
         async with connect(running, "bob") as other:
-            with trio.fail_after(1):
+            with trio.fail_after(PATIENCE_S):
                 await other.ask("ping")
         texts = await said(slow)
         assert texts == whole

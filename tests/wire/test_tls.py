@@ -341,7 +341,7 @@ async def test_a_slow_reader_sees_the_end_of_the_server(server: StartServer, aut
         async with trio.open_nursery() as nursery:
             nursery.start_soon(running.drain, 0.0)
             await trio.sleep(0.5)  # the writer is cancelled meanwhile
-            closed = await slow.receive_close()
+            closed = await slow.leave()
         assert closed.code == 1012
         await clean_end(slow)
 
@@ -473,7 +473,7 @@ async def test_the_server_ends_with_clients_everywhere(authority: Authority) -> 
     ):
         await half.send_bytes(HELLO[:40])
         nursery.start_soon(running.drain, 0.0)
-        assert (await client.receive_close()).code == 1012
+        assert (await client.leave()).code == 1012
         await clean_end(client)
 
 
