@@ -20,6 +20,9 @@ from ..conftest import StartServer
 from ..kit import Client, Ended, connect, holdings, settles
 from .test_resume import many, texts
 
+#: Seconds for ten thousand events on a slow and busy machine; only what hangs takes so long.
+LONG_S = 60.0
+
 
 async def storyteller(run: Run) -> str:
     """Say deltas of several messages and thoughts between tools, so that every kind of seam occurs."""
@@ -196,6 +199,7 @@ async def test_a_long_replay_holds_up_nobody(server: StartServer) -> None:
 
     running = await server(agents={"many": many}, history__ring_events=100)
     async with connect(running) as client:
+        client.patience_s = LONG_S
         epoch = client.welcome["stream"]["epoch"]
         await client.send("chat", content="x", agent="many")
         await client.until("agent_completed")
@@ -203,6 +207,7 @@ async def test_a_long_replay_holds_up_nobody(server: StartServer) -> None:
     before = holdings(running)
     answered: list[int] = []
     async with resumed(running, epoch, 0) as replaying, connect(running, "bob") as bob:
+        replaying.patience_s = LONG_S
         (context,) = (context for context in running.registry if context.user_id == "ada")
         (connection,) = context.connections.values()
 
