@@ -25,7 +25,7 @@ from uuid import UUID
 import attrs
 
 from netra_ws.errors import InvalidArgument
-from netra_ws.protocol.converter import WRITERS
+from netra_ws.protocol.converter import SPOKEN, WRITERS
 
 #: Objects and lists inside each other, as deep as our wire reads them.
 MAX_DEPTH = 64
@@ -266,8 +266,8 @@ def _is_socket_state(class_: type[enum.Enum]) -> bool:
 
 def _written(value: object) -> object:
     """Return what our wire would say of a command, an event or a reply."""
-    write = WRITERS.get(type(value))
-    return {"type": value.type, **write(value)} if write is not None else None  # type: ignore[attr-defined]
+    class_ = type(value)  # not WRITERS.get: a writer is made when it is first asked for
+    return {"type": value.type, **WRITERS[class_](value)} if class_ in SPOKEN else None  # type: ignore[attr-defined]
 
 
 def _dumped(value: object) -> object:

@@ -21,8 +21,10 @@ from .values import READERS, exactly, json_name, number, read_object
 
 #: Items of a list that one answer calls bad: a message of a megabyte has room for half a million.
 MAX_BAD_ITEMS = 20
+#: What is said on the wire under a ``type`` of its own.
+SPOKEN = frozenset((*COMMANDS, *EVENTS, *REPLIES))
 #: The modules whose classes are written without what is absent.
-_OURS = frozenset(class_.__module__ for class_ in (*COMMANDS, *EVENTS, *REPLIES))
+_OURS = frozenset(class_.__module__ for class_ in SPOKEN)
 
 
 def make_converter() -> cattrs.Converter:
