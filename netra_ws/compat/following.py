@@ -52,28 +52,34 @@ class Following:
     _moved: trio.Event = attrs.field(factory=trio.Event)
 
     async def run(self, events: Callable[[], AbstractAsyncContextManager[Events]], pass_on: PassOn) -> None:
-        """Pass on what is said from now on, until ``scope`` is cancelled; what was said by ``speak`` is left out."""
+        """Pass on what is said from now on, until nothing more will be said, or ``scope`` is cancelled.
+
+        What was said by ``speak`` is left out.
+        """
         try:
             with self.scope:
-                while True:
-                    await self._pass_all_on(events, pass_on)
+                while not await self._pass_all_on(events, pass_on):
+                    pass
         except (ClientError, StoreError) as exc:
             self.failure = exc
         finally:
             self.ready.set()
 
-    async def _pass_all_on(self, events: Callable[[], AbstractAsyncContextManager[Events]], pass_on: PassOn) -> None:
+    async def _pass_all_on(self, events: Callable[[], AbstractAsyncContextManager[Events]], pass_on: PassOn) -> bool:
+        """Pass on what *events* gives; return whether that was all, and not only what the store still had."""
         async with events() as heard_by:
             self.ready.set()
             while True:
                 try:
                     heard = await anext(heard_by)
+                except StopAsyncIteration:
+                    return True
                 except StoreError as exc:
                     logger.warning("events for sockets wait for the store: %s", exc)
                     await trio.sleep(RETRY_S)
                     continue
                 except ClientError:  # the store has removed what came next
-                    return
+                    return False
                 assert heard.stamp is not None
                 if not await self._is_own(heard, heard.stamp.seq):
                     await pass_on(older_form(heard))

@@ -8,7 +8,6 @@ who opens it by the first member: what is sent to it is said on its stream, wher
 
 from __future__ import annotations
 
-import re
 import warnings
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -20,6 +19,7 @@ import attrs
 import trio
 
 from netra_ws.errors import InvalidArgument, LimitReached, StoreError
+from netra_ws.protocol.values import read_id
 
 from .arguments import checked_socket
 from .connection import WebSocketConnection
@@ -36,8 +36,6 @@ if TYPE_CHECKING:
 #: Seconds for a native job to be found and opened.
 READ_S = 5.0
 
-_JOB_ID = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
-
 
 def checked_job_id(value: object) -> str:
     """Return a job's id: 1 to 128 letters, digits, ``_ . : -``; a whole number becomes its digits, with a warning.
@@ -49,9 +47,10 @@ def checked_job_id(value: object) -> str:
     if isinstance(value, int) and not isinstance(value, bool):
         warnings.warn(f"job_id: a text is meant; {value} is taken as {str(value)!r}", UserWarning, stacklevel=3)
         value = str(value)
-    if not isinstance(value, str) or _JOB_ID.fullmatch(value) is None:
-        raise InvalidArgument("job_id", "expected 1 to 128 letters, digits, '_', '.', ':' or '-'")
-    return value
+    try:
+        return read_id(value)
+    except (TypeError, ValueError) as exc:
+        raise InvalidArgument("job_id", str(exc)) from None
 
 
 @attrs.define(eq=False)
@@ -166,7 +165,10 @@ class Joining(Speaking):
         return connection
 
     async def _follow(self, job_id: str) -> None:
-        """Let what is said on a native job reach its members from now on."""
+        """Let what is said on a native job reach its members from now on, until it is closed.
+
+        Its members stay; who joins after that opens the id anew.
+        """
         following = self._followed.get(job_id)
         if following is None:
             assert self._native is not None
@@ -180,14 +182,23 @@ class Joining(Speaking):
                 async with job.events() as heard:
                     yield heard
 
-            self._tasks.beside(partial(following.run, events, partial(self._pass_on_in, job_id)))
+            async def follow() -> None:
+                try:
+                    await following.run(events, partial(self._pass_on_in, job_id))
+                finally:
+                    self._forget_following(job_id, following)
+
+            self._tasks.beside(follow)
         with trio.move_on_after(READ_S):
             await following.ready.wait()
         if not following.ready.is_set() or following.failure is not None:
             following.scope.cancel()
-            if self._followed.get(job_id) is following:
-                del self._followed[job_id]
+            self._forget_following(job_id, following)
             raise following.failure or StoreError(f"no answer within {READ_S:g} s")
+
+    def _forget_following(self, job_id: str, following: Following) -> None:
+        if self._followed.get(job_id) is following:
+            del self._followed[job_id]
 
     async def _pass_on_in(self, job_id: str, event: Mapping[str, Any]) -> None:
         lines = self.room_manager.lines(job_id)

@@ -111,7 +111,7 @@ class ProgramJob:
 
     @asynccontextmanager
     async def events(self, after: Position | None = None) -> AsyncIterator[Events]:
-        """Read the job's events within the block: those behind *after*, then live ones, without end.
+        """Read the job's events within the block: those behind *after*, then live ones, until it is closed.
 
         Args:
             after: None for what comes from now on.
@@ -128,7 +128,8 @@ class ProgramJob:
             reason = None if after is None else stream.judge(after.epoch, after.seq)
             if reason is not None:
                 raise ClientError("CONFLICT", "the position cannot be continued", details={"reason": reason})
-            yield Events(Cursor(stream, self._jobs.store, stream.visible if after is None else after.seq), None)
+            cursor = Cursor(stream, self._jobs.store, stream.visible if after is None else after.seq)
+            yield Events(cursor, over=lambda: live.over)
 
     @asynccontextmanager
     async def _reading(self) -> AsyncIterator[LiveJob]:

@@ -263,6 +263,7 @@ class Jobs:
             self._free(job_id, kept)
             for connection, lane in list(live.seats.items()):
                 lane.hold_last(self._end_of(live, connection))
+            live.stream.wake_readers()  # those of programs, which end there
         with trio.move_on_after(CLOSE_S):
             await kept.wait()
             return

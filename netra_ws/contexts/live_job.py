@@ -55,6 +55,11 @@ class LiveJob:
         """Whether it was opened, and the store does not know it yet."""
         return self.kept is not None and not self.kept.is_set()
 
+    @property
+    def over(self) -> bool:
+        """Whether nothing more will be said in it, and all that was can be read."""
+        return self.closed and self.stream.visible == self.stream.last
+
     def may_read(self, identity: Identity) -> bool:
         """Whether a user may read it: the owner who may read at all, or who was granted it."""
         return (self.owner == identity.user_id and identity.may("read")) or identity.may_read_job(self.job_id)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 
 import attrs
 import trio
@@ -19,10 +20,14 @@ CHUNK = 64 * 1024
 
 @attrs.define(eq=False, repr=False)
 class Events:
-    """Events of a log as an async iterator without end; it may be left and taken up again at any time."""
+    """Events of a log as an async iterator; it may be left and taken up again at any time.
+
+    Without end, unless it is about one run, or *over* says that nothing more will be said.
+    """
 
     _cursor: Cursor
     _run_id: str | None = None
+    _over: Callable[[], bool] = lambda: False
     _family: set[str] = attrs.field(init=False)
     _ready: deque[Heard] = attrs.field(factory=deque)
     _rung: trio.Event = attrs.field(factory=trio.Event)
@@ -49,6 +54,8 @@ class Events:
         if self._ended:
             raise StopAsyncIteration
         while not self._ready:
+            if not self._cursor.pending and self._over():
+                raise StopAsyncIteration
             await self._read()
         heard = self._ready.popleft()
         self._ended = heard.type == AgentCompleted.type and heard.fields.get("run_id") == self._run_id

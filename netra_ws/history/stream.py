@@ -263,7 +263,7 @@ class Stream:
             step.writes.append(PutStream(key=self.key, epoch=self.epoch, reserved=self._requested))
         if not durable and not self._uncommitted and seq <= self._reserved and self.visible == seq - 1:
             self._show(entry)
-            self._wake_readers()
+            self.wake_readers()
         if len(self._entries) > self._ring_events + 256 or self._bytes > self._ring_bytes * 1.25:
             self._trim_ring()
         return entry
@@ -293,7 +293,7 @@ class Stream:
         for entry in self._entries[offset : end + 1 - self._first]:
             self._show(entry)
         self._trim_ring()
-        self._wake_readers()
+        self.wake_readers()
 
     def _show(self, entry: Entry) -> None:
         self.visible = entry.seq
@@ -334,7 +334,8 @@ class Stream:
                 known.first = entry.seq
         known.stored, known.seq, known.timestamp = full, entry.seq, entry.timestamp
 
-    def _wake_readers(self) -> None:
+    def wake_readers(self) -> None:
+        """Let readers look again: there is more, or there will be no more."""
         for reader in self._readers:
             reader.wake()
 

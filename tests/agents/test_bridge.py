@@ -17,7 +17,7 @@ from netra_ws import AgentError, AsyncioRun, ConfigError
 from netra_ws.agents.agent import check_agent
 from netra_ws.protocol.events import ToolCompleted
 from netra_ws.server import Server
-from netra_ws.testing import check_run, open_test_server, run_agent, texts
+from netra_ws.testing import check_run, open_session, open_test_server, run_agent, texts
 
 SHORT = {"timing.finalise_s": 0.3}
 PATIENCE_S = 20.0
@@ -358,3 +358,31 @@ async def test_whoever_speaks_waits_while_the_store_is_behind() -> None:
             with trio.fail_after(PATIENCE_S):
                 await run.result()
         assert said == 19_999
+
+
+async def test_it_speaks_into_jobs() -> None:
+    """A bridged agent says words into a job, in order, closes it, and gets what is wrong at its own call."""
+
+    @netra_ws.bridge
+    async def agent(run: AsyncioRun) -> list[str]:
+        wrong = []
+        job = run.job("build-7")
+        for step in (1, 2):
+            await job.emit("step", step)
+        for work in (run.job("no id").emit("step", 1), job.emit("step", object()), run.job("bobs").close()):
+            try:
+                await work
+            except (ValueError, TypeError, netra_ws.AgentError) as exc:
+                wrong.append(type(exc).__name__)
+        return wrong
+
+    async with open_session({"agent": agent}) as (server, session):
+        await server.job("bob", "bobs").open()
+        job = server.job(session.identity, "build-7")
+        await job.open()
+        async with job.events() as events:
+            run = await session.start("x", agent="agent")
+            assert (await run.result()).final_response == ["InvalidArgument", "TypeError", "AgentError"]
+            await job.close()
+            said = [event.fields async for event in events]
+        assert [(fields["value"], fields["agent_name"]) for fields in said] == [(1, "agent"), (2, "agent")]

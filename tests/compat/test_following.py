@@ -181,3 +181,23 @@ async def test_a_job_of_another_user_takes_no_members(server: StartServer) -> No
             await running.job("bob", "build-8").emit("step", 1)
         await running.job("bob", "build-7").emit("step", 2)
         assert member.got == []
+
+
+async def test_a_job_that_is_closed_is_followed_no_more(server: StartServer) -> None:
+    """When a job is closed its members stay, its id is free, and who joins afterwards follows the new one."""
+    running = await server()
+    async with create_websocket_manager(context_of("ada"), server=running) as manager:
+        first, second = JsonSocket(), JsonSocket()
+        await manager.connect_to_job(first, "build-7")
+        await running.job("ada", "build-7").close()
+        with trio.fail_after(5):
+            while manager._followed:
+                await trio.sleep(0.01)
+        await running.job("bob", "build-7").emit("step", "another's")
+        await running.job("bob", "build-7").close()
+        await manager.connect_to_job(second, "build-7")
+        await running.job("ada", "build-7").emit("step", "anew")
+        with trio.fail_after(5):
+            while not (first.got and second.got):
+                await trio.sleep(0.01)
+        assert [message["value"] for message in first.got] == [message["value"] for message in second.got] == ["anew"]

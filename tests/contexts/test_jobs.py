@@ -538,3 +538,31 @@ async def test_connecting_twice_tells_where_one_is(server: StartServer) -> None:
         following = (await reader.until("agent_event"))[-1]["seq"]
         assert following == told + 1
         assert told < 60
+
+
+async def test_a_program_reads_to_the_end(server: StartServer) -> None:
+    """Who reads a job as a program gets everything up to its closing, waiting or not, and then the end."""
+    running = await server()
+    job = running.job("ada", "build-7")
+    await job.emit("x", 1)
+    start = attrs.evolve(await job.position(), seq=0)
+    heard: list[Any] = []
+
+    async def read() -> None:
+        async with job.events(after=start) as events:
+            heard.extend([event.fields["value"] async for event in events])
+
+    with trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(read)
+            await job.emit("x", 2)
+            await trio.testing.wait_all_tasks_blocked()
+            await job.emit("x", 3)
+            await trio.testing.wait_all_tasks_blocked()  # the last word is read, and the reader waits
+            await job.close()
+        silent = running.job("ada", "build-8")
+        await silent.open()
+        async with silent.events() as events:
+            await silent.close()
+            assert [event async for event in events] == []
+    assert heard == [1, 2, 3]
